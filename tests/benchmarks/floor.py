@@ -1,7 +1,7 @@
-"""The floor: what gunicorn, Flask and pydantic cost when a handler parses one row and answers, and does no more.
+"""The floor: what gunicorn, Flask and pydantic cost when a handler only parses one row and answers.
 
-Served by the same gunicorn with the same settings as the real thing. The bodies are checked as strictly, and the
-answers are about as long.
+Served by the same gunicorn with the same settings as the real thing. The bodies are checked as strictly, and
+the answers are about as long.
 """
 
 import json

@@ -1,11 +1,12 @@
-"""A load generator: keep-alive connections on raw sockets, in one process of its own, with little CPU a request.
+"""A load generator: keep-alive connections on raw sockets in one process, with little CPU a request.
 
-It shares the machine with the servers that it measures, so requests are built before the clock starts, an answer
-is parsed no further than its status and its length, and the generator reports the share of a core that it took.
+It shares the machine with the servers that it measures. So requests are built before the clock starts, an
+answer is parsed no further than its status and its length, and the generator reports the share of a core that
+it took.
 
-Closed loop: each connection sends its next request when it has its answer. Open loop (`--rate`): requests fall due
-at fixed intervals and a latency counts from that moment, so a server that stalls is charged for all who had to
-wait, not just for those that it kept (Tene's "coordinated omission").
+Closed loop: each connection sends its next request when it has its answer. Open loop (`--rate`): requests fall
+due at fixed intervals and a latency counts from that moment, so a server that stalls is charged for everyone
+who had to wait, not just for those that it kept (Tene's "coordinated omission").
 
     load.py URL BODIES [--connections 16] [--seconds 5] [--warmup 1] [--rate 200]
 
@@ -40,7 +41,7 @@ class Result:
     p99_ms: float | None = None
     max_ms: float | None = None
     late_p99_ms: float | None = None
-    """Open loop: from the due time until the request left, because every connection was busy or this process was."""
+    """Open loop: from the due time until the request left; the wait for a free connection or for this process."""
     unanswered: int = 0
     """Open loop: requests of the measured time without an answer when the run gave up."""
     broken: int = 0
@@ -162,7 +163,7 @@ class Load:
         return True
 
     def closed(self, connection: Connection) -> None:
-        """The server closed: between requests that is its right, in the middle of one it is a broken request."""
+        """The server closed: its right between requests, a broken request in the middle of one."""
         if connection.sent:
             self.result.broken += 1
         else:
@@ -170,7 +171,7 @@ class Load:
         self.reopen(connection)
 
     def count(self, connection: Connection, received: bytes, offsets: tuple[int, int]) -> None:
-        """Record an answer that belongs to the measured time: by due time in an open loop, else by arrival."""
+        """Record an answer of the measured time: by due time in an open loop, else by arrival."""
         now = time.perf_counter()
         counted_by = connection.due if self.by_due_time else now
         if not self.measure_from <= counted_by < self.measure_until:
@@ -206,7 +207,7 @@ class Load:
         return self.summary(seconds)
 
     def open_loop(self, warmup: float, seconds: float, rate: float) -> Result:
-        """Send `rate` requests per second, whatever the server does; wait a bounded time for the last answers."""
+        """Send `rate` requests per second, whatever the server does; wait a bounded time for the last."""
         self.measure(warmup, seconds)
         self.by_due_time = True
         start, cpu_before = time.perf_counter(), time.process_time()
@@ -228,7 +229,7 @@ class Load:
         return self.summary(seconds)
 
     def charge_unanswered(self, never_sent: list[float]) -> None:
-        """Count requests without an answer with the time until now, a lower bound, so that no quantile hides them."""
+        """Count requests without an answer with the time until now, so that no quantile hides them."""
         now = time.perf_counter()
         under_way = [connection.due for connection in self.connections.values() if connection.sent]
         unanswered = [due for due in under_way + never_sent if due >= self.measure_from]

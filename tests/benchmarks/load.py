@@ -4,9 +4,9 @@ It shares the machine with the servers that it measures. So requests are built b
 answer is parsed no further than its status and its length, and the generator reports the share of a core that
 it took.
 
-Closed loop: each connection sends its next request when it has its answer. Open loop (`--rate`): requests fall
-due at fixed intervals and a latency counts from that moment, so a server that stalls is charged for everyone
-who had to wait, not just for those that it kept (Tene's "coordinated omission").
+Closed loop: each connection sends its next request when it has its answer. Open loop (`--rate`): requests
+fall due at fixed intervals and a latency counts from that moment, so a server that stalls is charged for
+everyone who had to wait, not just for those that it kept (Tene's "coordinated omission").
 
     load.py URL BODIES [--connections 16] [--seconds 5] [--warmup 1] [--rate 200]
 
@@ -34,6 +34,8 @@ class Result:
     """What one run saw. Rates are per second, latencies in milliseconds, shares in cores."""
 
     seconds: float = 0.0
+    answered: int = 0
+    """All answers, those outside the measured time too."""
     requests: int = 0
     rate: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Result:
     p99_ms: float | None = None
     max_ms: float | None = None
     late_p99_ms: float | None = None
-    """Open loop: from the due time until the request left; the wait for a free connection or for this process."""
+    """Open loop: from the due time until the request left: no free connection, or this process was late."""
     unanswered: int = 0
     """Open loop: requests of the measured time without an answer when the run gave up."""
     broken: int = 0
@@ -83,8 +85,8 @@ def build_requests(url: str, bodies: list[bytes]) -> list[bytes]:
     return [head.replace("{}", str(len(body))).encode() + body for body in bodies]
 
 
-def answer_end(received: bytes) -> tuple[int, int] | None:
-    """Offsets of the body and of its end, or None while the headers are incomplete."""
+def body_of(received: bytes) -> tuple[int, int] | None:
+    """Offsets of the body's first byte and of its end, or None while the headers are incomplete."""
     body = received.find(b"\r\n\r\n") + 4
     if body == 3:
         return None
@@ -153,7 +155,7 @@ class Load:
             self.closed(connection)
             return False
         received = connection.received + arrived if connection.received else arrived
-        offsets = answer_end(received)
+        offsets = body_of(received)
         if offsets is None or len(received) < offsets[1]:
             connection.received = received
             return False
@@ -172,6 +174,7 @@ class Load:
 
     def count(self, connection: Connection, received: bytes, offsets: tuple[int, int]) -> None:
         """Record an answer of the measured time: by due time in an open loop, else by arrival."""
+        self.result.answered += 1
         now = time.perf_counter()
         counted_by = connection.due if self.by_due_time else now
         if not self.measure_from <= counted_by < self.measure_until:

@@ -1,0 +1,49 @@
+"""How gunicorn serves Freshet: `freshet serve`, `freshet web` and the container all use this file.
+
+    gunicorn -c deploy/gunicorn.conf.py
+
+What can be chosen comes from Freshet's own settings (FRESHET_HOST, FRESHET_WEB_WORKERS, …). What is written
+here differs from gunicorn's default for the reason that stands beside it.
+"""
+
+from pathlib import Path
+
+from service.settings import load_settings
+
+_settings = load_settings()
+
+wsgi_app = "service.app:create_app()"
+_address = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_address}:{_settings.port}"
+
+# Processes for the cores, threads for the requests that wait for their observation to be applied.
+worker_class = "gthread"
+workers = _settings.web_workers
+threads = _settings.web_threads
+
+# preload_app stays off: the application starts threads and subscribes to Redis when it is created, and
+# neither survives a fork. Without preloading, gunicorn creates it in each worker, after the fork.
+# reuse_port stays off: with a socket for each worker, connections still queued on it are reset when its
+# worker leaves at a reload; with one shared socket they go to the next worker.
+
+# A stream's client comes back within seconds or minutes. gunicorn's 2 s would close the connection under
+# it; 75 s outlives the idle time of common proxies (60 s), which must be the first to close.
+# An idle connection costs no thread: gthread puts it back into its poller.
+keepalive = 75
+
+# Requests in flight and streams get this long to end at a stop or a reload; deploy/compose.yaml waits longer.
+graceful_timeout = 30
+
+# A worker proves that it lives by touching a file. On a disk that is busy with fsync this can block, and a
+# blocked worker is killed: keep the file in memory.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+# The control socket is at one path for each user: two servers would fight over it, and a container with a
+# read-only root has no place for it.
+control_socket_disable = True
+
+# Nothing here needs more header fields, and each may hold 8 KiB of memory before it is refused.
+limit_request_fields = 64
+
+loglevel = _settings.log_level
+accesslog = "-" if _settings.access_log else None

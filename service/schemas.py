@@ -1,0 +1,77 @@
+"""Request bodies, checked at the edge: strict types, no unknown fields. Rows and labels are checked by the model."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from service.errors import BadRequest, Invalid
+
+Body = TypeVar("Body", bound=BaseModel)
+ObservationId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Strict(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class PredictRequest(Strict):
+    """Body of `POST /v1/models/{name}/predict`."""
+
+    instances: Annotated[list[Any], Field(min_length=1)]
+    min_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+
+
+class Observation(Strict):
+    """A row with its label."""
+
+    features: Any
+    label: Any
+    id: ObservationId | None = None
+    weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+class Observations(Strict):
+    """Several observations in order."""
+
+    observations: Annotated[list[Observation], Field(min_length=1)]
+
+
+def parse(body_type: type[Body], raw: bytes) -> Body:
+    """A body from raw JSON. Raises BadRequest if it is no JSON, Invalid with the bad fields."""
+    try:
+        return body_type.model_validate_json(raw)
+    except ValidationError as error:
+        raise problem(error) from None
+
+
+def parse_feedback(raw: bytes) -> list[Observation]:
+    """The observations of a feedback body: one, or a list. Raises as `parse` does."""
+    try:
+        value = from_json(raw)
+    except ValueError as error:
+        raise BadRequest(f"not JSON: {error}") from None
+    several = isinstance(value, dict) and "observations" in value
+    try:
+        if several:
+            return Observations.model_validate(value).observations
+        return [Observation.model_validate(value)]
+    except ValidationError as error:
+        raise problem(error) from None
+
+
+def problem(error: ValidationError, prefix: str = "") -> BadRequest | Invalid:
+    """The problem that tells a client of a validation error; `prefix` goes before each pointer."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    if errors[0]["type"] == "json_invalid":
+        return BadRequest(f"not JSON: {errors[0]['msg']}")
+    fields = [(prefix + pointer(*item["loc"]), item["msg"]) for item in errors]
+    where, what = fields[0]
+    return Invalid(f"{where or 'the body'}: {what}", fields[:100])
+
+
+def pointer(*path: str | int) -> str:
+    """The JSON pointer (RFC 6901) of a path of names and indices."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -1,0 +1,93 @@
+"""Every setting of the service: its default, its unit and what it means. Read once, passed down."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "FRESHET_"
+
+
+class Settings(BaseSettings):
+    """Settings from the environment: `FRESHET_<NAME>`, and `REDIS_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    redis_url: str | None = Field(
+        None,
+        validation_alias="REDIS_URL",
+        description="Redis or Valkey to use, 7.2 or newer; unset: the embedded server under `data_dir`",
+    )
+    data_dir: Path = Field(Path("data"), description="folder of the embedded server's files and socket")
+    appendfsync: Literal["always", "everysec"] = Field(
+        "always", description="when the embedded server syncs its log to disk; `everysec` can lose a second"
+    )
+    maxmemory: str = Field("0", description="memory limit of the embedded server, such as `2gb`; 0: none")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    web_workers: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, 4),
+        ge=1,
+        description="web processes; default: cores, at most 4",
+    )
+    web_threads: int = Field(32, ge=2, description="threads of a web process; at most half of them may wait")
+    access_log: bool = Field(False, description="log every request")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is logged"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    apply_timeout: float = Field(
+        2.0, gt=0, description="seconds that feedback or `min_step` waits; then 202 or 503"
+    )
+    redis_timeout: float = Field(1.0, gt=0, description="seconds after which a request gives up on Redis")
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest JSON body, in bytes")
+    max_line_bytes: int = Field(2**20, ge=1024, description="longest line of an NDJSON stream, in bytes")
+    max_rows: int = Field(4096, ge=1, le=4096, description="most instances or observations in one JSON body")
+    max_models: int = Field(1000, ge=1, description="most models")
+    max_parameters: int = Field(5_000_000, ge=1, description="most weights and biases of one network")
+
+    remembered: int = Field(
+        1_000_000, ge=1, description="observations within which an id or a token is recognised as seen"
+    )
+    lease_seconds: float = Field(
+        2.0, gt=0.2, description="seconds without a heartbeat until another learner takes over"
+    )
+    snapshot_seconds: float = Field(1.0, gt=0, description="least seconds between two snapshots of a model")
+    publish_seconds: float = Field(
+        0.003, gt=0, description="least seconds between two publications of a model's weights"
+    )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` (None: not given) on top.
+
+    Raises SettingsError for a variable that starts with FRESHET_ and names no setting, and for a bad value.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are listed in README.md")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if "redis_url" in given:
+        given["REDIS_URL"] = given.pop("redis_url")
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a child process the same settings."""
+    variables = {
+        PREFIX + name.upper(): str(value)
+        for name, value in settings.model_dump(exclude={"redis_url"}).items()
+    }
+    if settings.redis_url:
+        variables["REDIS_URL"] = settings.redis_url
+    return variables

@@ -1,0 +1,136 @@
+"""One connection to Redis without hidden retries, and what its errors mean."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.errors import StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
+from service.store.scripts import Script
+
+_REFUSED = ("OOM", "MISCONF")
+_NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN")
+
+
+class Link:
+    """A connection that one thread uses. It connects on first use and again after an error.
+
+    A command is sent once: if its answer does not come, StoreUnavailable tells whether it may have been carried out.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+        if not url.startswith("unix:"):
+            options |= {"socket_connect_timeout": timeout, "socket_keepalive": True}
+        pool = redis.ConnectionPool.from_url(url, **options)
+        self._connection: Any = pool.make_connection()
+        self.timeout = timeout
+
+    def call(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send one command and return its answer; `timeout` in seconds, instead of the link's own."""
+        return self.call_many([command], timeout)[0]
+
+    def call_many(self, commands: Sequence[Sequence[Any]], timeout: float | None = None) -> list[Any]:
+        """Send commands together and return their answers. The first error in an answer is raised."""
+        self.send(commands)
+        return self.receive(len(commands), timeout)
+
+    def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        """Run a script, loading it where the server does not know it yet."""
+        try:
+            return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self.call("EVAL", script.source, len(keys), *keys, *arguments)
+
+    def send(self, commands: Sequence[Sequence[Any]]) -> None:
+        """Send commands; `receive` must follow."""
+        connection = self._connection
+        try:
+            if not connection.is_connected:
+                connection.connect()
+        except (redis.RedisError, OSError) as error:
+            connection.disconnect()
+            raise StoreUnavailable(f"cannot connect to Redis: {error}") from error
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        except (redis.RedisError, OSError) as error:
+            connection.disconnect()
+            raise StoreUnavailable(f"lost Redis: {error}", sent=True) from error
+
+    def receive(self, count: int, timeout: float | None = None) -> list[Any]:
+        """The answers to the `count` commands that were sent last."""
+        failure: redis.ResponseError | None = None
+        answers = []
+        for _ in range(count):
+            try:
+                answers.append(self.read(timeout))
+            except redis.ResponseError as error:
+                failure = failure or error
+        if failure is not None:
+            raise _translated(failure) from failure
+        return answers
+
+    def read(self, timeout: float | None = None) -> Any:
+        """The next answer or message."""
+        try:
+            return self._connection.read_response(timeout=self.timeout if timeout is None else timeout)
+        except redis.ResponseError:
+            raise
+        except (redis.RedisError, OSError) as error:
+            self._connection.disconnect()
+            raise StoreUnavailable(f"lost Redis: {error}", sent=True) from error
+
+    def readable(self, timeout: float) -> bool:
+        """Whether an answer or message begins to come within `timeout` seconds."""
+        try:
+            return bool(self._connection.can_read(timeout))
+        except (redis.RedisError, OSError) as error:
+            self._connection.disconnect()
+            raise StoreUnavailable(f"lost Redis: {error}") from error
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        self._connection.disconnect()
+
+
+def _translated(error: redis.ResponseError) -> Exception:
+    text = str(error)
+    if isinstance(error, redis.exceptions.NoScriptError):
+        return error
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith(_REFUSED):
+        return StoreFull(f"Redis refuses writes: {text}")
+    if isinstance(error, redis.ReadOnlyError) or text.startswith(_NOT_NOW):
+        return StoreUnavailable(f"Redis is not ready: {text}")
+    return StoreError(text)
+
+
+class Links:
+    """A link for each thread that asks, all to the same Redis."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._local = threading.local()
+
+    def mine(self) -> Link:
+        """The calling thread's own link."""
+        link: Link | None = getattr(self._local, "link", None)
+        if link is None:
+            link = self._local.link = Link(self.url, self.timeout)
+        return link
+
+
+def check_server(link: Link) -> None:
+    """Raise StoreMisconfigured for a server with which the promises cannot be kept."""
+    lines = link.call("INFO").decode().splitlines()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    if facts["maxmemory_policy"] != "noeviction":
+        raise StoreMisconfigured(
+            f"Redis has maxmemory-policy {facts['maxmemory_policy']}: it would evict models; set noeviction"
+        )
+    version = facts.get("valkey_version") or facts["redis_version"]
+    if tuple(int(part) for part in version.split(".")[:2]) < (7, 2):
+        raise StoreMisconfigured(f"Redis is of version {version}; Freshet needs 7.2 or newer")

@@ -1,0 +1,135 @@
+"""The log of a model: append with its token and ids, and reading it in order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from service.blocks import Block
+from service.errors import WrongGeneration
+from service.store import keys, scripts
+from service.store.connection import Link
+
+
+class LogId(NamedTuple):
+    """`<position>-<command>`: the observations up to and with an entry, and the commands since."""
+
+    position: int
+    command: int
+
+    @classmethod
+    def parse(cls, text: bytes) -> "LogId":
+        """The log id that Redis writes as bytes."""
+        position, _, command = text.partition(b"-")
+        return cls(int(position), int(command or 0))
+
+    def __str__(self) -> str:
+        return f"{self.position}-{self.command}"
+
+
+START = LogId(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the log: a block of observations."""
+
+    log_id: LogId
+    token: bytes
+    web: bytes  # the web process that waits for the result, or empty
+    size: int  # bytes that all blocks up to and with this one took
+    block: Block
+
+    @classmethod
+    def parse(cls, log_id: bytes, fields: Sequence[bytes]) -> "Entry":
+        """The entry from Redis's answer: field, value, field, value, ..."""
+        values = dict(zip(fields[::2], fields[1::2], strict=True))
+        return cls(
+            LogId.parse(log_id), values[b"t"], values[b"w"], int(values[b"s"]), Block.from_bytes(values[b"b"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What an append did. `position` is that of its last observation."""
+
+    position: int
+    seen: bool = False  # the token was there already: nothing was written
+    record: bytes = b""  # what the first append kept with the token
+    duplicates: dict[int, int] = field(default_factory=dict)  # row -> position; then nothing was written
+
+
+def append(
+    link: Link,
+    name: str,
+    generation: bytes,
+    token: bytes,
+    block: Block,
+    *,
+    remembered: int,
+    web: str = "",
+    record: bytes = b"",
+) -> Appended:
+    """Append a block if its token and none of its ids were seen among the last `remembered` observations.
+
+    Raises WrongGeneration if the model is not of that generation, StoreFull and StoreUnavailable.
+    """
+    ids = [] if block.ids is None else [observation or "" for observation in block.ids]
+    answer = link.run(
+        scripts.APPEND,
+        [keys.meta(name), keys.log(name), keys.ids(name), keys.tokens(name), keys.requests(name)],
+        [generation, token, len(block), block.to_bytes(), web, remembered, record, *ids],
+    )
+    match answer[0]:
+        case b"appended":
+            return Appended(int(answer[1]))
+        case b"seen":
+            return Appended(int(float(answer[1])), seen=True, record=answer[2])
+        case b"duplicates":
+            pairs = zip(answer[1::2], answer[2::2], strict=True)
+            return Appended(0, duplicates={int(row): int(position) for row, position in pairs})
+    raise WrongGeneration(f"model {name} was deleted")
+
+
+def read_command(positions: dict[str, LogId], count: int, block_seconds: float) -> tuple[object, ...]:
+    """The command that reads at most `count` entries of each log after its position, waiting for the first."""
+    streams = [keys.log(name) for name in positions]
+    return (
+        *("XREAD", "COUNT", count, "BLOCK", max(1, round(block_seconds * 1000)), "STREAMS"),
+        *streams,
+        *map(str, positions.values()),
+    )
+
+
+def parse_read(
+    names: Sequence[str], answer: list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
+) -> dict[str, list[Entry]]:
+    """The entries by model, from the answer to `read_command`."""
+    by_key = {keys.log(name): name for name in names}
+    return {
+        by_key[key]: [Entry.parse(log_id, fields) for log_id, fields in entries]
+        for key, entries in answer or []
+    }
+
+
+def read_after(link: Link, name: str, after: LogId, count: int) -> list[Entry]:
+    """At most `count` entries after a log id, without waiting."""
+    answer = link.call("XRANGE", keys.log(name), f"({after}", "+", "COUNT", count)
+    return [Entry.parse(log_id, fields) for log_id, fields in answer]
+
+
+def token_at(link: Link, name: str, log_id: LogId) -> bytes | None:
+    """The token of the entry with this log id; None if there is none."""
+    answer = link.call("XRANGE", keys.log(name), str(log_id), str(log_id))
+    if not answer:
+        return None
+    _, fields = answer[0]
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"t")
+
+
+def sizes(link: Link, name: str) -> Iterator[tuple[int, int]]:
+    """(position, bytes of all blocks up to it) of the log's entries, oldest first."""
+    start = b"-"
+    while answer := link.run(scripts.SIZES, [keys.log(name)], [start]):
+        for log_id, size in zip(answer[::2], answer[1::2], strict=True):
+            yield LogId.parse(log_id).position, int(size)
+        start = b"(" + answer[-2]

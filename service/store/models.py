@@ -1,0 +1,80 @@
+"""Which models there are, and what each is."""
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from service.store import keys, scripts
+from service.store.connection import Link
+from service.store.log import LogId
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is fixed about a model (generation, spec, created), and where its log stands."""
+
+    generation: bytes
+    spec: bytes
+    created: float
+    timeline: int
+    head: LogId
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Who leads a model: the term, its heartbeat counter, and the log id that was published last."""
+
+    term: int
+    counter: int
+    published: LogId
+
+
+def create(link: Link, name: str, spec: bytes) -> tuple[str, bytes]:
+    """Create a model, if the name is free. Returns "created", "same" or "different", and the generation."""
+    generation = secrets.token_hex(8)
+    outcome, known = link.run(scripts.CREATE, [keys.meta(name)], [generation, spec, repr(time.time())])
+    if outcome != b"different":  # also on a retry, should the first try have died before this line
+        link.call_many([("HSET", keys.MODELS, name, known), ("PUBLISH", keys.EVENTS, name)])
+    return outcome.decode(), known
+
+
+def delete(link: Link, name: str) -> bool:
+    """Delete a model with all its keys; False if there is none."""
+    generation = link.call("HGET", keys.meta(name), "generation")
+    if generation is None:
+        link.call("HDEL", keys.MODELS, name)
+        return False
+    deleted = link.run(scripts.DELETE, keys.all_of(name), [generation])
+    link.call_many([("HDEL", keys.MODELS, name), ("PUBLISH", keys.EVENTS, name)])
+    return bool(deleted)
+
+
+def names(link: Link) -> dict[str, bytes]:
+    """All models: name -> generation."""
+    answer = link.call("HGETALL", keys.MODELS)
+    return {name.decode(): generation for name, generation in zip(answer[::2], answer[1::2], strict=True)}
+
+
+def describe(link: Link, wanted: list[str]) -> dict[str, tuple[Meta, Lead] | None]:
+    """Each model's description and lead; None for a name without a model."""
+    commands: list[tuple[object, ...]] = []
+    for name in wanted:
+        commands.append(
+            ("HMGET", keys.meta(name), "generation", "spec", "created", "timeline", "position", "commands")
+        )
+        commands.append(("HMGET", keys.lease(name), "term", "counter", "published"))
+    answers = link.call_many(commands) if commands else []
+    return {
+        name: None if meta[0] is None else (_meta(meta), _lead(lead))
+        for name, meta, lead in zip(wanted, answers[::2], answers[1::2], strict=True)
+    }
+
+
+def _meta(values: list[bytes]) -> Meta:
+    generation, spec, created, timeline, position, commands = values
+    return Meta(generation, spec, float(created), int(timeline), LogId(int(position), int(commands)))
+
+
+def _lead(values: list[bytes | None]) -> Lead:
+    term, counter, published = values
+    return Lead(int(term or 0), int(counter or 0), LogId.parse(published or b"0-0"))

@@ -1,0 +1,169 @@
+"""The Lua scripts. Each lists its KEYS and ARGV, checks everything first and writes last: Lua has no rollback.
+
+A log id `<position>-<k>` is kept in a sorted set as the score position + k / 1024, which a double holds exactly.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name under which the server caches it."""
+
+    source: str
+
+    @property
+    def sha(self) -> str:
+        return _sha(self.source)
+
+
+_SHAS: dict[str, str] = {}
+
+
+def _sha(source: str) -> str:
+    if source not in _SHAS:
+        _SHAS[source] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return _SHAS[source]
+
+
+# KEYS: meta. ARGV: generation, spec, created (seconds since the epoch).
+# -> {"created" | "same" | "different", generation}
+CREATE = Script("""
+local known = redis.call('HMGET', KEYS[1], 'generation', 'spec')
+if known[1] then
+  return {known[2] == ARGV[2] and 'same' or 'different', known[1]}
+end
+redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'spec', ARGV[2], 'created', ARGV[3],
+  'position', 0, 'commands', 0, 'bytes', 0, 'timeline', 1)
+return {'created', ARGV[1]}
+""")
+
+# KEYS: meta, then every other key of the model. ARGV: generation.
+# -> 1, or 0 if the model is not of that generation.
+DELETE = Script("""#!lua flags=allow-oom
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+redis.call('UNLINK', unpack(KEYS))
+return 1
+""")
+
+# Append a block of observations.
+# KEYS: meta, log, ids, tokens, requests.
+# ARGV: generation, token, rows, block, web (who waits, or ""), remembered, record (kept with the token, or ""),
+#   then an id for each row ("": none), or nothing if no row has one.
+# -> {"appended", position} | {"seen", score, record} | {"duplicates", row, position, row, position, ...}
+#   | {"gone"}
+APPEND = Script("""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'bytes')
+if model[1] ~= ARGV[1] then return {'gone'} end
+local seen = redis.call('ZSCORE', KEYS[4], ARGV[2])
+if seen then return {'seen', seen, redis.call('HGET', KEYS[5], ARGV[2]) or ''} end
+local duplicates = {'duplicates'}
+for argument = 8, #ARGV do
+  if ARGV[argument] ~= '' then
+    local position = redis.call('ZSCORE', KEYS[3], ARGV[argument])
+    if position then
+      duplicates[#duplicates + 1] = argument - 8
+      duplicates[#duplicates + 1] = position
+    end
+  end
+end
+if #duplicates > 1 then return duplicates end
+
+local before = tonumber(model[2])
+local position = before + tonumber(ARGV[3])
+local oldest = string.format('%.0f', position - tonumber(ARGV[6]))
+local bytes = tonumber(model[3]) + #ARGV[4]
+local id = string.format('%.0f-0', position)
+redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', ARGV[5], 's', string.format('%.0f', bytes), 'b', ARGV[4])
+redis.call('HSET', KEYS[1], 'position', string.format('%.0f', position), 'commands', 0,
+  'bytes', string.format('%.0f', bytes))
+redis.call('ZADD', KEYS[4], position, ARGV[2])
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[5], ARGV[2], ARGV[7]) end
+for argument = 8, #ARGV do
+  if ARGV[argument] ~= '' then
+    redis.call('ZADD', KEYS[3], before + argument - 7, ARGV[argument])
+  end
+end
+local forgotten = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', oldest, 'LIMIT', 0, 100)
+if #forgotten > 0 then
+  redis.call('ZREM', KEYS[4], unpack(forgotten))
+  redis.call('HDEL', KEYS[5], unpack(forgotten))
+end
+if #ARGV > 7 then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', oldest) end
+return {'appended', string.format('%.0f', position)}
+""")
+
+# The sizes of 1,000 entries, without their blocks. KEYS: log. ARGV: where to start, as XRANGE takes it.
+# -> {log id, bytes of all blocks up to it, log id, bytes, ...}
+SIZES = Script("""
+local sizes = {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', 1000)) do
+  for field = 1, #entry[2], 2 do
+    if entry[2][field] == 's' then
+      sizes[#sizes + 1] = entry[1]
+      sizes[#sizes + 1] = entry[2][field + 1]
+    end
+  end
+end
+return sizes
+""")
+
+# Take over the lead of a model, by compare-and-set.
+# KEYS: meta, lease. ARGV: generation, term seen, counter seen.
+# -> the new term, or 0 if the lease moved or the model is gone.
+ACQUIRE = Script("""
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+local lease = redis.call('HMGET', KEYS[2], 'term', 'counter')
+if (lease[1] or '0') ~= ARGV[2] or (lease[2] or '0') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[2], 'counter', 1)
+return redis.call('HINCRBY', KEYS[2], 'term', 1)
+""")
+
+# Heartbeat. KEYS: meta, lease. ARGV: generation, term, log id of what was published last.
+# -> {timeline, republication asked for: 0 | 1}, or nil if the lead is lost.
+BEAT = Script("""#!lua flags=allow-oom
+local model = redis.call('HMGET', KEYS[1], 'generation', 'timeline')
+local lease = redis.call('HMGET', KEYS[2], 'term', 'republish')
+if model[1] ~= ARGV[1] or lease[1] ~= ARGV[2] then return false end
+redis.call('HSET', KEYS[2], 'published', ARGV[3], 'republish', 0)
+redis.call('HINCRBY', KEYS[2], 'counter', 1)
+return {tonumber(model[2]), tonumber(lease[2] or 0)}
+""")
+
+# Give up the lead: the next candidate need not wait. KEYS: lease. ARGV: term.
+RELEASE = Script("""#!lua flags=allow-oom
+if redis.call('HGET', KEYS[1], 'term') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'counter', 0)
+return 1
+""")
+
+# Ask the leading learner for a republication. KEYS: meta, lease. ARGV: generation.
+REPUBLISH = Script("""#!lua flags=allow-oom
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'republish') ~= '1' then redis.call('HSET', KEYS[2], 'republish', 1) end
+return 1
+""")
+
+# Keep a snapshot and trim the log behind it.
+# KEYS: meta, lease, snapshot, log. ARGV: generation, term, log id, step, timeline, state, position to trim below.
+# -> 1, or 0 if the lead is lost.
+SNAPSHOT = Script("""#!lua flags=allow-oom
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[3], 'generation', ARGV[1], 'term', ARGV[2], 'log_id', ARGV[3], 'step', ARGV[4],
+  'timeline', ARGV[5], 'state', ARGV[6])
+redis.call('XTRIM', KEYS[4], 'MINID', ARGV[7] .. '-0')
+return 1
+""")
+
+# Start a new timeline: what was learned after the snapshot is gone from the log.
+# KEYS: meta, lease. ARGV: generation, term, least number of the new timeline.
+# -> the new timeline, or 0 if the lead is lost.
+NEW_TIMELINE = Script("""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'timeline')
+if model[1] ~= ARGV[1] or redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+local timeline = math.max(tonumber(model[2]) + 1, tonumber(ARGV[3]))
+redis.call('HSET', KEYS[1], 'timeline', timeline)
+return timeline
+""")

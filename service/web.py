@@ -1,0 +1,61 @@
+"""What the routes of one web process share, and how answers are written."""
+
+import secrets
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
+
+from flask import Response, current_app, request
+from pydantic_core import to_json
+
+from service.errors import Unavailable, WrongMediaType
+from service.feedback import Feedback
+from service.replica import Replicas, Served
+from service.settings import Settings
+from service.store.connection import Links
+from service.waiting import Waiting
+
+
+@dataclass(frozen=True)
+class Web:
+    """One web process."""
+
+    settings: Settings
+    links: Links
+    waiting: Waiting
+    replicas: Replicas
+    feedback: Feedback
+
+    @classmethod
+    def create(cls, settings: Settings, url: str) -> "Web":
+        """A web process on the Redis at `url`; its replicas are not started."""
+        name = secrets.token_hex(4)
+        links = Links(url, settings.redis_timeout)
+        waiting = Waiting(settings.web_threads // 2)
+        replicas = Replicas(url, settings.redis_timeout, name, waiting)
+        return cls(settings, links, waiting, replicas, Feedback(settings, links, name, waiting))
+
+    def served(self, name: str) -> Served:
+        """The model of this name. Raises NotFound; Unavailable if this process could not ask Redis yet."""
+        if not self.replicas.ready:
+            raise Unavailable("this process has not reached Redis yet", retry_after=1)
+        return self.replicas.get(name, self.links.mine())
+
+
+def web() -> Web:
+    """The web process that answers the current request."""
+    return cast(Web, current_app.extensions["freshet"])
+
+
+def json_body() -> bytes:
+    """The raw body of a request that must be JSON. Raises WrongMediaType."""
+    if request.mimetype != "application/json":
+        raise WrongMediaType(
+            f"send application/json, not {request.mimetype or 'nothing'}; curl: -H 'Content-Type: application/json'"
+        )
+    return request.get_data(cache=False)
+
+
+def answer(body: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(to_json(body) + b"\n", status, headers, mimetype="application/json")

@@ -155,6 +155,7 @@ class Bench:
             *(sys.executable, str(HERE / "load.py"), f"http://127.0.0.1:{served.port}{path}"),
             *(str(self.bodies[path]), "--connections", str(connections)),
             *("--seconds", str(length), "--warmup", "1"),
+            *("--spread", *map(str, served.workers())),
         ]
         if rate:
             command += ["--rate", str(rate)]

@@ -4,8 +4,6 @@ import json
 import socket
 from typing import Any, Self
 
-from load import body_of
-
 
 class Client:
     """One connection to a server on this machine."""
@@ -52,3 +50,14 @@ def request_bytes(method: str, path: str, body: bytes) -> bytes:
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
+
+
+def body_of(received: bytes) -> tuple[int, int] | None:
+    """Offsets of the body's first byte and of its end, or None while the headers are incomplete."""
+    body = received.find(b"\r\n\r\n") + 4
+    if body == 3:
+        return None
+    at = received.find(b"\r\nContent-Length: ", 0, body)
+    if at < 0:
+        raise ValueError(f"an answer without Content-Length: {received[:200]!r}")
+    return body, body + int(received[at + 18 : received.index(b"\r", at + 18)])

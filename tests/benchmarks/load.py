@@ -8,9 +8,13 @@ Closed loop: each connection sends its next request when it has its answer. Open
 fall due at fixed intervals and a latency counts from that moment, so a server that stalls is charged for
 everyone who had to wait, not just for those that it kept (Tene's "coordinated omission").
 
-    load.py URL BODIES [--connections 16] [--seconds 5] [--warmup 1] [--rate 200]
+    load.py URL BODIES [--connections 16] [--seconds 5] [--warmup 1] [--rate 200] [--spread PID PID]
 
 BODIES holds one JSON body a line; they are sent in turn. The result is one JSON object on standard output.
+
+Which of its processes accepts a connection is chance, and keep-alive makes it last: all connections of a run
+on one of two processes would halve what is measured. `--spread` opens connections until each of the given
+processes has its equal share.
 """
 
 import argparse
@@ -24,6 +28,9 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from client import body_of
+from processes import socket_owner
 
 DRAIN_SECONDS = 3.0
 RECEIVE_BYTES = 65536
@@ -75,6 +82,24 @@ class Connection:
         return opened
 
 
+def open_connections(address: tuple[str, int], number: int, processes: list[int]) -> list[Connection]:
+    """Connections to a server, an equal share of them accepted by each of its processes, if any are given."""
+    if not processes:
+        return [Connection(address) for _ in range(number)]
+    kept: dict[int, list[Connection]] = {process: [] for process in processes}
+    share = math.ceil(number / len(processes))
+    for _ in range(number * 50):
+        connection = Connection(address)
+        owner = socket_owner(address[1], connection.socket.getsockname()[1], processes)
+        if owner is None or len(kept[owner]) == share:
+            connection.socket.close()
+        else:
+            kept[owner].append(connection)
+        if sum(map(len, kept.values())) >= number:
+            return [connection for connections in kept.values() for connection in connections][:number]
+    raise RuntimeError(f"could not spread {number} connections over {processes}")
+
+
 def build_requests(url: str, bodies: list[bytes]) -> list[bytes]:
     """Complete HTTP/1.1 requests, ready to be written to a socket."""
     parts = urlsplit(url)
@@ -85,21 +110,10 @@ def build_requests(url: str, bodies: list[bytes]) -> list[bytes]:
     return [head.replace("{}", str(len(body))).encode() + body for body in bodies]
 
 
-def body_of(received: bytes) -> tuple[int, int] | None:
-    """Offsets of the body's first byte and of its end, or None while the headers are incomplete."""
-    body = received.find(b"\r\n\r\n") + 4
-    if body == 3:
-        return None
-    at = received.find(b"\r\nContent-Length: ", 0, body)
-    if at < 0:
-        raise ValueError(f"an answer without Content-Length: {received[:200]!r}")
-    return body, body + int(received[at + 18 : received.index(b"\r", at + 18)])
-
-
 class Load:
     """One run: sends `requests` in turn over `connections` and keeps the latencies of the measured time."""
 
-    def __init__(self, address: tuple[str, int], requests: list[bytes], connections: int) -> None:
+    def __init__(self, requests: list[bytes], connections: list[Connection]) -> None:
         self.requests = requests
         self.next_request = 0
         self.poller = select.epoll()
@@ -112,8 +126,8 @@ class Load:
         self.measure_from = math.inf
         self.measure_until = math.inf
         self.by_due_time = False
-        for _ in range(connections):
-            self.register(Connection(address))
+        for connection in connections:
+            self.register(connection)
 
     def register(self, connection: Connection) -> None:
         """Watch a connection and mark it as free to send."""
@@ -284,11 +298,13 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, help="open loop: requests per second; without it, a closed loop"
     )
+    parser.add_argument("--spread", type=int, nargs="*", default=[], help="ids of the server's processes")
     arguments = parser.parse_args()
 
     parts = urlsplit(arguments.url)
     requests = build_requests(arguments.url, arguments.bodies.read_bytes().splitlines())
-    load = Load((parts.hostname or "127.0.0.1", parts.port or 80), requests, arguments.connections)
+    address = (parts.hostname or "127.0.0.1", parts.port or 80)
+    load = Load(requests, open_connections(address, arguments.connections, arguments.spread))
     if arguments.rate:
         result = load.open_loop(arguments.warmup, arguments.seconds, arguments.rate)
     else:

@@ -72,21 +72,35 @@ def machine_busy_seconds() -> float:
 
 
 def socket_owner(server_port: int, client_port: int, candidates: list[int]) -> int | None:
-    """Which of the candidates holds the server's end of a loopback connection."""
-    inode = None
+    """Which of the candidates accepted a loopback connection; None if none of them does within a second."""
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        inode = socket_inode(server_port, client_port)
+        for process in candidates:
+            if inode in open_sockets(process):
+                return process
+        time.sleep(0.002)
+    return None
+
+
+def socket_inode(local_port: int, remote_port: int) -> str:
+    """The inode of one end of a TCP connection; "0" before it is accepted or when there is none."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        local, remote = (int(fields[i].rpartition(":")[2], 16) for i in (1, 2))
-        if (local, remote) == (server_port, client_port):
-            inode = fields[9]
-    for process in candidates:
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            try:
-                if str(descriptor.readlink()) == f"socket:[{inode}]":
-                    return process
-            except FileNotFoundError:  # closed since the listing
-                continue
-    return None
+        if [int(fields[i].rpartition(":")[2], 16) for i in (1, 2)] == [local_port, remote_port]:
+            return fields[9]
+    return "0"
+
+
+def open_sockets(process: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    targets = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        try:
+            targets.append(str(descriptor.readlink()))
+        except FileNotFoundError:  # closed since the listing
+            continue
+    return {target[8:-1] for target in targets if target.startswith("socket:[")}
 
 
 @contextmanager

@@ -158,10 +158,10 @@ class Learner:
         return led
 
     def _catch_up(self, led: Led) -> None:
-        """Apply the whole tail of the log, before anything is published."""
+        """Apply the whole tail of the log, before any weights are published."""
         while entries := read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE):
             for group in grouped(entries):
-                self._apply(led, group)
+                self._send(self._apply(led, group))
             self.progress_at = time.monotonic()
 
     def _drop(self, led: Led, why: str) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
+from operator import itemgetter
 from typing import IO, Any
 
 from pydantic import ValidationError
@@ -78,20 +79,20 @@ class Tally:
                     observations.append(Observation.model_validate_json(line))
                     numbers.append(number + offset)
                 except ValidationError as error:
-                    self._reject(number + offset, problem(error))
+                    self._reject(number + offset, problem(error).detail)
         while observations:
             try:
                 return encode(self._served, observations)
             except Invalid as error:
-                row = int(error.errors[0][0].split("/")[2])
-                self._reject(numbers[row], error)
-                del observations[row], numbers[row]
+                _, row, place = error.errors[0][0].removeprefix("/").split("/", 2)
+                self._reject(numbers[int(row)], f"/{place}: {error.errors[0][1]}")
+                del observations[int(row)], numbers[int(row)]
         return None
 
-    def _reject(self, number: int, error: Problem) -> None:
+    def _reject(self, number: int, detail: str) -> None:
         self._rejected += 1
         if len(self._errors) < ERRORS_TOLD:
-            self._errors.append({"line": number, "detail": error.detail})
+            self._errors.append({"line": number, "detail": detail})
 
     def counts(self) -> dict[str, Any]:
         """How many lines were appended, were duplicates and were refused."""
@@ -121,7 +122,7 @@ class Tally:
             "loss": self._loss / self._learned if self._learned else None,
         }
         if self._errors:
-            body["errors"] = self._errors
+            body["errors"] = sorted(self._errors, key=itemgetter("line"))
         return body, HTTPStatus.OK if applied else HTTPStatus.ACCEPTED
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service import embedded
@@ -62,11 +63,18 @@ class Child:
             self._pause = (
                 SHORTEST_PAUSE if now - self._started_at > HEALTHY else min(2 * self._pause, LONGEST_PAUSE)
             )
+            self._end_orphans()
             log.error("a process died", name=self.name, status=self.process.returncode, again_in=self._pause)
             self.process = None
             self._due_at = now + self._pause
         if self.process is None and now >= self._due_at:
             self.start()
+
+    def _end_orphans(self) -> None:
+        """Ask what the dead process had started to end too: it would hold the port."""
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""

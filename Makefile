@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+BASE ?= python:3.12-slim
 
-.PHONY: install serve test lint bench requirements clean
+.PHONY: install serve test lint bench containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +30,9 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+containers:  # needs podman or docker; BASE is the image to build on
+	BASE=$(BASE) tests/containers/smoke.sh
 
 requirements:  # after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml -o requirements.txt

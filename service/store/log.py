@@ -1,11 +1,14 @@
 """The log of a model: append with its token and ids, and reading it in order."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from service.blocks import Block
-from service.errors import WrongGeneration
+from service.errors import StoreError, WrongGeneration
 from service.store import keys, scripts
 from service.store.connection import Link
 
@@ -27,24 +30,33 @@ class LogId(NamedTuple):
 
 
 START = LogId(0, 0)
+COMMANDS_AT_ONCE = 1024  # at one position, as the scripts have it
+NO_ROWS = Block(np.empty((0, 0)), np.empty((0, 0)))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the log: a block of observations."""
+    """One entry of the log: a block of observations, or a command."""
 
     log_id: LogId
     token: bytes
     web: bytes  # the web process that waits for the result, or empty
     size: int  # bytes that all blocks up to and with this one took
-    block: Block
+    block: Block  # without rows, if it is a command
+    command: dict[str, Any] | None = None
 
     @classmethod
     def parse(cls, log_id: bytes, fields: Sequence[bytes]) -> "Entry":
         """The entry from Redis's answer: field, value, field, value, ..."""
         values = dict(zip(fields[::2], fields[1::2], strict=True))
+        command = values.get(b"c")
         return cls(
-            LogId.parse(log_id), values[b"t"], values[b"w"], int(values[b"s"]), Block.from_bytes(values[b"b"])
+            LogId.parse(log_id),
+            values[b"t"],
+            values[b"w"],
+            int(values[b"s"]),
+            NO_ROWS if command is not None else Block.from_bytes(values[b"b"]),
+            None if command is None else json.loads(command),
         )
 
 
@@ -87,6 +99,27 @@ def append(
         case b"duplicates":
             pairs = zip(answer[1::2], answer[2::2], strict=True)
             return Appended(0, duplicates={int(row): int(position) for row, position in pairs})
+    raise WrongGeneration(f"model {name} was deleted")
+
+
+def append_command(link: Link, name: str, generation: bytes, token: bytes, command: dict[str, Any]) -> LogId:
+    """Append a command, or find the one that was appended with this token. Returns its log id.
+
+    Raises WrongGeneration; StoreError if too many commands stand at this position.
+    """
+    answer = link.run(
+        scripts.COMMAND,
+        [keys.meta(name), keys.log(name), keys.tokens(name)],
+        [generation, token, json.dumps(command)],
+    )
+    match answer[0]:
+        case b"appended":
+            return LogId.parse(answer[1])
+        case b"seen":
+            position, share = divmod(float(answer[1]), 1)
+            return LogId(int(position), round(share * COMMANDS_AT_ONCE))
+        case b"full":
+            raise StoreError(f"more than {COMMANDS_AT_ONCE - 1} commands without an observation between them")
     raise WrongGeneration(f"model {name} was deleted")
 
 

@@ -94,6 +94,23 @@ if #ARGV > 7 then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', oldest) end
 return {'appended', string.format('%.0f', position)}
 """)
 
+# Append a command.
+# KEYS: meta, log, tokens. ARGV: generation, token, command (JSON).
+# -> {"appended", log id} | {"seen", score} | {"full"} | {"gone"}
+COMMAND = Script("""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands', 'bytes')
+if model[1] ~= ARGV[1] then return {'gone'} end
+local seen = redis.call('ZSCORE', KEYS[3], ARGV[2])
+if seen then return {'seen', seen} end
+local commands = tonumber(model[3]) + 1
+if commands >= 1024 then return {'full'} end
+local id = model[2] .. '-' .. string.format('%.0f', commands)
+redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', '', 's', model[4], 'c', ARGV[3])
+redis.call('HSET', KEYS[1], 'commands', commands)
+redis.call('ZADD', KEYS[3], tonumber(model[2]) + commands / 1024, ARGV[2])
+return {'appended', id}
+""")
+
 # The sizes of 1,000 entries, without their blocks. KEYS: log. ARGV: where to start, as XRANGE takes it.
 # -> {log id, bytes of all blocks up to it, log id, bytes, ...}
 SIZES = Script("""

@@ -1,0 +1,78 @@
+"""Who leads a model: which are free to take over, and the heartbeat that shows that a learner lives."""
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from service.errors import StoreError, TermLost
+from service.store import lease, models
+from service.store.connection import Link
+
+if TYPE_CHECKING:
+    from service.learner import Learner
+
+BEAT = 0.25  # seconds between heartbeats, and between looks for models without a learner
+STUCK = 30.0  # seconds without progress of the main thread after which the heart stops
+
+
+class Candidates:
+    """Which models may be taken over: those whose heartbeat has not moved for the lease time.
+
+    Time counts only between looks that followed each other promptly: after a stall of Redis or of this process
+    the leader gets its whole lease again.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._still: dict[str, tuple[models.Lead, float, float]] = {}  # lead, seconds still, last look
+
+    def free(
+        self, found: dict[str, tuple[models.Meta, models.Lead] | None], now: float
+    ) -> list[tuple[str, tuple[models.Meta, models.Lead]]]:
+        """The models of `found` that nobody leads, as of the monotonic time `now`."""
+        still: dict[str, tuple[models.Lead, float, float]] = {}
+        free = []
+        for name, pair in found.items():
+            if pair is None:
+                continue
+            lead, seconds, looked_at = self._still.get(name, (None, 0.0, now))
+            same = lead is not None and (lead.term, lead.counter) == (pair[1].term, pair[1].counter)
+            seconds = seconds + min(now - looked_at, 2 * BEAT) if same else 0.0
+            still[name] = (pair[1], seconds, now)
+            if pair[1].counter == 0 or seconds >= self._lease_seconds:
+                free.append((name, pair))
+        self._still = still
+        return free
+
+
+class Heart(threading.Thread):
+    """Moves the heartbeat of every led model, in its own thread, as long as the main thread makes progress."""
+
+    def __init__(self, learner: "Learner", link: Link) -> None:
+        super().__init__(name="heart", daemon=True)
+        self._learner = learner
+        self._link = link
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Beat until stopped."""
+        while not self._stopped.wait(BEAT):
+            if time.monotonic() - self._learner.progress_at < STUCK:
+                self.beat()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopped.set()
+        self.join(timeout=2 * self._link.timeout)
+
+    def beat(self) -> None:
+        """One heartbeat for every led model."""
+        for led in list(self._learner.led.values()):
+            try:
+                _, republish = lease.beat(self._link, led.name, led.generation, led.term, led.published)
+            except TermLost:
+                led.lost = True
+            except StoreError:
+                return
+            else:
+                led.republish = led.republish or republish

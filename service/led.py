@@ -1,0 +1,173 @@
+"""One model under a learner's lead: its state, and where in the log it stands."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from model import ModelSpec, OnlineModel
+from service.blocks import join
+from service.commands import obey
+from service.errors import LogGap
+from service.settings import Settings
+from service.store import models, snapshots
+from service.store.connection import Link
+from service.store.log import START, Entry, LogId, sizes, token_at
+from service.store.messages import Result, Weights, publish_results_command, publish_weights_command
+from service.store.snapshots import Snapshot
+
+ROWS_AT_ONCE = 4096  # learned between two publications, at most
+SIZE_SAMPLES = 256
+SNAPSHOT_SHARE = 20  # a snapshot is due after this many times its own cost
+PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
+
+
+@dataclass
+class Led:
+    """A model that a learner leads."""
+
+    settings: Settings
+    name: str
+    generation: bytes
+    term: int
+    timeline: int
+    spec: ModelSpec
+    model: OnlineModel
+    log_id: LogId  # of the last entry that was applied
+    token: bytes | None  # of that entry
+    published: LogId = START  # log id of the last publication
+    published_at: float = 0.0
+    publish_cost: float = 0.0
+    snapshot_id: LogId = START
+    snapshot_at: float = 0.0
+    snapshot_cost: float = 0.0
+    sizes: deque[tuple[int, int]] = field(default_factory=deque)  # (position, bytes of all blocks up to it)
+    newest_size: int = 0
+    republish: bool = True  # publish even though nothing is new
+    lost: bool = False  # set by the heart when another learner leads
+
+    @classmethod
+    def load(cls, settings: Settings, link: Link, name: str, meta: models.Meta, term: int) -> "Led":
+        """The model as its newest snapshot has it; without one, as it was created."""
+        spec = ModelSpec.model_validate_json(meta.spec)
+        snapshot = snapshots.load(link, name, meta.generation)
+        model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+        log_id = START if snapshot is None else snapshot.log_id
+        token = token_at(link, name, log_id)
+        led = cls(settings, name, meta.generation, term, meta.timeline, spec, model, log_id, token)
+        led.snapshot_id = log_id
+        for position, size in sizes(link, name):
+            led._note_size(position, size)
+        return led
+
+    # -- the log ---------------------------------------------------------------------------------------------
+
+    def apply(self, entries: list[Entry]) -> list[tuple[object, ...]]:
+        """Apply one of `grouped`'s runs of entries; returns the commands that publish its results. Raises LogGap."""
+        results: list[tuple[object, ...]] = []
+        if entries[0].command is None:
+            results = self._learn(entries)
+        else:
+            self._obey(entries[0])
+        self.log_id, self.token = entries[-1].log_id, entries[-1].token
+        for entry in entries:
+            self._note_size(entry.log_id.position, entry.size)
+        return results
+
+    def _learn(self, entries: list[Entry]) -> list[tuple[object, ...]]:
+        block = join([entry.block for entry in entries], self.spec.outputs)
+        last = entries[-1].log_id
+        if self.log_id.position + len(block) != last.position:
+            raise LogGap(f"after {self.log_id} come {len(block)} rows up to {last}")
+        learned = self.model.learn(block.features, block.labels, block.weights, block.served)
+        waiting: dict[bytes, list[Result]] = {}
+        start = 0
+        for entry in entries:
+            rows = slice(start, start + len(entry.block))
+            start = rows.stop
+            if entry.web:
+                waiting.setdefault(entry.web, []).append(
+                    Result(
+                        entry.token,
+                        entry.log_id.position,
+                        learned.predictions[rows],
+                        learned.losses[rows],
+                        learned.skipped[rows],
+                    )
+                )
+        return [publish_results_command(web, results) for web, results in waiting.items()]
+
+    def _obey(self, entry: Entry) -> None:
+        if entry.log_id != (self.log_id.position, self.log_id.command + 1):
+            raise LogGap(f"after {self.log_id} comes the command {entry.log_id}")
+        assert entry.command is not None
+        obey(self.model, entry.command)
+
+    def _note_size(self, position: int, size: int) -> None:
+        """Remember how many bytes the log took up to a position: some hundred samples over what it keeps."""
+        self.newest_size = size
+        if (
+            not self.sizes
+            or position - self.sizes[-1][0] >= self.spec.keep // SIZE_SAMPLES
+            or size - self.sizes[-1][1] >= self.spec.keep_bytes // SIZE_SAMPLES
+        ):
+            self.sizes.append((position, size))
+
+    def _trim_below(self) -> int:
+        """The position below which entries may go: the log keeps `keep` observations and at most `keep_bytes`."""
+        position = self.log_id.position - self.spec.keep
+        while self.sizes and (
+            self.sizes[0][0] < position or self.newest_size - self.sizes[0][1] > self.spec.keep_bytes
+        ):
+            position = max(position, self.sizes.popleft()[0] + 1)
+        return position
+
+    # -- publishing and keeping ------------------------------------------------------------------------------
+
+    def publication_due_at(self) -> float | None:
+        """The monotonic time from which a publication is due; None if nothing is new."""
+        if self.published == self.log_id and not self.republish:
+            return None
+        return self.published_at + max(self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost)
+
+    def publication(self) -> tuple[object, ...]:
+        """The command that publishes the weights as they are."""
+        started = time.monotonic()
+        weights = Weights(
+            self.generation.decode(),
+            self.timeline,
+            self.term,
+            self.log_id,
+            self.model.metrics(),
+            self.model.predictor_bytes(),
+        )
+        command = publish_weights_command(self.name, weights)
+        self.published, self.published_at, self.republish = self.log_id, started, False
+        self.publish_cost = time.monotonic() - started
+        return command
+
+    def snapshot_due(self) -> bool:
+        """Whether there is something new to keep, and long enough after the last snapshot."""
+        interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost)
+        return self.snapshot_id != self.log_id and time.monotonic() - self.snapshot_at >= interval
+
+    def snapshot(self, link: Link) -> None:
+        """Keep the state in Redis and trim the log. Raises TermLost."""
+        started = time.monotonic()
+        snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes())
+        snapshots.save(link, self.name, self.generation, self.term, snapshot, self._trim_below())
+        self.snapshot_id, self.snapshot_at = self.log_id, time.monotonic()
+        self.snapshot_cost = self.snapshot_at - started
+
+
+def grouped(entries: list[Entry]) -> list[list[Entry]]:
+    """Entries cut into what is applied at once: a single command, or blocks of at most ROWS_AT_ONCE rows."""
+    groups: list[list[Entry]] = []
+    rows = ROWS_AT_ONCE
+    for entry in entries:
+        size = ROWS_AT_ONCE if entry.command is not None else len(entry.block)
+        if rows + size > ROWS_AT_ONCE:
+            groups.append([])
+            rows = 0
+        groups[-1].append(entry)
+        rows += size
+    return groups

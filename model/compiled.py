@@ -1,0 +1,27 @@
+"""How the online path is compiled.
+
+numba compares only the age of the file that holds a cached function, not of what that function calls or of the
+constants it uses. So only entry points are cached, and each has `SOURCES`, a number that follows from every source
+file of this package, as a closure variable: numba makes those part of the cache's key.
+"""
+
+import hashlib
+from pathlib import Path
+
+from numba import njit
+
+# All of LLVM's fast flags but `nnan` and `ninf`: checks for numbers that are not finite must hold.
+FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
+OPTIONS = {"fastmath": FAST, "nogil": True, "error_model": "numpy"}
+
+inner = njit(**OPTIONS)
+
+
+def _number_of_sources() -> int:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:7])
+
+
+SOURCES = _number_of_sources()

@@ -1,0 +1,49 @@
+"""From raw rows, one column per feature, to the network's inputs: scaling, one-hot and indicators."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.scaling import Scaler
+from model.spec import ModelSpec
+
+# Columns of a plan, one row per feature: the first input of its value, the inputs that the value takes if it is
+# one-hot (else 0: it is scaled), and the input of its missing-indicator (else −1).
+PLACE, ONE_HOT, INDICATOR = range(3)
+
+
+@lru_cache(maxsize=256)
+def plan_of(spec: ModelSpec) -> NDArray[np.int64]:
+    """Where each feature goes, of shape (width, 3); of shape (0, 3) if inputs are just the scaled columns."""
+    if spec.inputs == spec.width and not any(feature.one_hot for feature in spec.feature_list):
+        return np.zeros((0, 3), np.int64)
+    plan, place = np.zeros((spec.width, 3), np.int64), 0
+    for row, feature in zip(plan, spec.feature_list, strict=True):
+        indicator = place + feature.slots if feature.indicator else -1
+        row[:] = place, feature.slots if feature.one_hot else 0, indicator
+        place += feature.inputs
+    plan.setflags(write=False)
+    return plan
+
+
+def network_inputs(spec: ModelSpec, scaler: Scaler, X: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The network's inputs (n, inputs) for raw rows X (n, width)."""
+    plan = plan_of(spec)
+    scaled = scaler(X)
+    if not len(plan):
+        return scaled.astype(np.float32)
+    inputs = np.zeros((len(X), spec.inputs), np.float32)
+    numbers = plan[:, ONE_HOT] == 0
+    inputs[:, plan[numbers, PLACE]] = scaled[:, numbers]
+    for column in np.flatnonzero(~numbers):
+        _set_one_hot(inputs, X[:, column], plan[column, PLACE], plan[column, ONE_HOT])
+    for column in np.flatnonzero(plan[:, INDICATOR] >= 0):
+        inputs[:, plan[column, INDICATOR]] = np.isnan(X[:, column])
+    return inputs
+
+
+def _set_one_hot(inputs: NDArray[np.float32], values: NDArray[np.float64], place: int, slots: int) -> None:
+    """Set the input of each value to 1; none for a missing value."""
+    rows = np.flatnonzero(~np.isnan(values))
+    inputs[rows, place + np.clip(values[rows], 0, slots - 1).astype(np.intp)] = 1.0

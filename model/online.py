@@ -1,0 +1,215 @@
+"""OnlineModel: predict, learn, fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.losses import OUTPUTS, loss_of
+from model.metrics import PrequentialMetrics
+from model.parameters import Vector, layout_of, named_views
+from model.predictor import Predictor
+from model.program import CLIP_NORM, LEARNING_RATE, SKIPPED, STEP, program_of
+from model.scaling import MEAN, deviation
+from model.spec import ModelSpec
+from model.state import (
+    LIVE_CLIP_NORM,
+    LIVE_LEARNING_RATE,
+    Arrays,
+    aligned,
+    new_arrays,
+    read_state,
+    write_predictor_state,
+    write_state,
+)
+
+Array = NDArray[np.float64]
+
+SMALLEST_SPREAD = 1e-150  # keeps 0 / 0 out of the loss for targets that have been constant
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `learn` gives back for n rows.
+
+    `predictions` (n, outputs) were made before each row was learned, `losses` (n,) are theirs, unweighted and for
+    standardised targets. `skipped` (n,) marks rows whose step would have made something not finite.
+    """
+
+    predictions: Array
+    losses: Array
+    skipped: NDArray[np.bool_]
+
+
+class OnlineModel:
+    """A network, its optimizer, its scaling and its scores. Not for more than one thread at a time.
+
+    Rows X are raw: (n, width) float64, NaN for a missing value, as `FeatureEncoder` gives them; labels y are class
+    indices or targets, (n, targets) float64, as `LabelEncoder` gives them.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._start(spec, new_arrays(spec), PrequentialMetrics(spec))
+
+    def _start(self, spec: ModelSpec, arrays: Arrays, metrics: PrequentialMetrics) -> None:
+        self.spec = spec
+        self._arrays = arrays
+        self._metrics = metrics
+        self._program = program_of(spec)
+        self._learn_rows: Callable[..., None] | None = None
+        self._set_constants()
+
+    def _set_constants(self) -> None:
+        live = self._arrays["live"]
+        self._program.constants[LEARNING_RATE] = live[LIVE_LEARNING_RATE]
+        self._program.constants[CLIP_NORM] = live[LIVE_CLIP_NORM] or np.inf
+
+    @property
+    def step(self) -> int:
+        """Observations taken so far, applied or skipped."""
+        return int(self._arrays["counters"][STEP])
+
+    @property
+    def skipped(self) -> int:
+        """Observations that were skipped because their step would have made something not finite."""
+        return int(self._arrays["counters"][SKIPPED])
+
+    @property
+    def parameters(self) -> dict[str, Vector]:
+        """Live views by name: "layers.0.weight" (units, inputs), "layers.0.bias" (units,), …"""
+        return named_views(layout_of(self.spec), self._arrays["parameters"])
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._arrays["live"][LIVE_LEARNING_RATE])
+
+    @property
+    def clip_norm(self) -> float | None:
+        return float(self._arrays["live"][LIVE_CLIP_NORM]) or None
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change it from the next step on; the schedule goes on multiplying it."""
+        if not 0.0 <= learning_rate <= 1e6:
+            raise ValueError("the learning rate is from 0 to 1,000,000")
+        self._arrays["live"][LIVE_LEARNING_RATE] = learning_rate
+        self._set_constants()
+
+    def set_clip_norm(self, clip_norm: float | None) -> None:
+        """Change the largest norm of a gradient from the next step on; None for no limit."""
+        if clip_norm is not None and not 0.0 < clip_norm <= 1e6:
+            raise ValueError("the clip norm is above 0 and at most 1,000,000, or None")
+        self._arrays["live"][LIVE_CLIP_NORM] = clip_norm or 0.0
+        self._set_constants()
+
+    def predict(self, X: Array) -> Array:
+        """Predictions (n, outputs): probabilities, margins, signs or values, as the spec's output says.
+
+        Raises ValueError if X has another shape than (n, width).
+        """
+        return Predictor.of(self.spec, self._arrays).predict(X)
+
+    def learn(self, X: Array, y: Array, weights: Array | None = None, served: Array | None = None) -> Learned:
+        """Take one step per row, in order; each row is predicted first.
+
+        `weights` (n,) multiply the losses. `served` (n, outputs) holds predictions that were really given earlier,
+        NaN where there is none: the metrics score those. Raises ValueError for wrong shapes, and changes nothing.
+        """
+        X, y, weights = self._checked(X, y, weights)
+        rows = len(X)
+        if served is not None and served.shape != (rows, self.spec.outputs):
+            raise ValueError(f"served must have the shape ({rows}, {self.spec.outputs}), not {served.shape}")
+        predictions = np.empty((rows, self.spec.outputs))
+        losses, skipped = np.empty(rows), np.empty(rows, np.bool_)
+        if self._learn_rows is None:
+            self._learn_rows = self._compiled()
+        self._learn_rows(X, y, weights, predictions, losses, skipped)
+        if served is None:
+            self._metrics.update(predictions, y, weights, losses, skipped)
+        else:
+            self._score_served(served, predictions, y, weights, losses, skipped)
+        return Learned(predictions, losses, skipped)
+
+    def _checked(self, X: Array, y: Array, weights: Array | None) -> tuple[Array, Array, Array]:
+        X = np.ascontiguousarray(X, np.float64)
+        if X.ndim != 2 or X.shape[1] != self.spec.width:
+            raise ValueError(f"X must have the shape (n, {self.spec.width}), not {X.shape}")
+        y = np.ascontiguousarray(y, np.float64)
+        if y.ndim == 1 and self.spec.targets == 1:
+            y = y.reshape(-1, 1)
+        if y.shape != (len(X), self.spec.targets):
+            raise ValueError(f"y must have the shape ({len(X)}, {self.spec.targets}), not {y.shape}")
+        weights = np.ones(len(X)) if weights is None else np.ascontiguousarray(weights, np.float64)
+        if weights.shape != (len(X),):
+            raise ValueError(f"weights must have the shape ({len(X)},), not {weights.shape}")
+        return X, y, weights
+
+    def _compiled(self) -> Callable[..., None]:
+        # Imported here: numba takes most of a second, and processes that only predict never need it.
+        from model.kernels import learn_rows
+
+        program, arrays = self._program, self._arrays
+        bound = (
+            program.layers,
+            program.codes,
+            program.constants,
+            program.plan,
+            program.work,
+            program.scratch,
+            arrays["counters"],
+            arrays["parameters"],
+            arrays["slots"],
+            arrays["scaling.inputs"],
+            arrays["scaling.targets"],
+            arrays["norm"],
+            arrays["monitor"],
+        )
+        return lambda *rows: learn_rows(*bound, *rows)
+
+    def _score_served(
+        self,
+        served: Array,
+        predictions: Array,
+        y: Array,
+        weights: Array,
+        losses: Array,
+        skipped: NDArray[np.bool_],
+    ) -> None:
+        """Score the predictions that were served, with their losses, in place of those just made."""
+        given = ~np.isnan(served).any(axis=1)
+        predictions, losses = predictions.copy(), losses.copy()
+        predictions[given] = served[given]
+        losses[given] = self._losses_of(served[given], y[given])
+        self._metrics.update(predictions, y, weights, losses, skipped)
+
+    def _losses_of(self, predictions: Array, y: Array) -> Array:
+        spec = self.spec
+        if spec.scales_targets:
+            targets = self._arrays["scaling.targets"]
+            spread = np.maximum(deviation(targets), SMALLEST_SPREAD)
+            predictions, y = (predictions - targets[MEAN]) / spread, (y - targets[MEAN]) / spread
+        scores = OUTPUTS[spec.output].score(predictions)
+        return loss_of(spec.loss, spec.output, spec.outputs).value(scores, y)
+
+    def metrics(self) -> dict[str, Any]:
+        """Prequential scores, JSON-ready: in total, over a fading window, and of baselines."""
+        return self._metrics.report()
+
+    def to_bytes(self) -> bytes:
+        """The whole state as safetensors; its metadata holds the spec."""
+        return write_state(self.spec, self._arrays, self._metrics.state)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Self:
+        """The model that `to_bytes` saved. Raises StateError if anything in it does not fit."""
+        spec, values, metric_values = read_state(blob)
+        metrics = PrequentialMetrics(spec)
+        metrics.load(metric_values)
+        model = cls.__new__(cls)
+        model._start(spec, {name: aligned(array) for name, array in values.items()}, metrics)
+        return model
+
+    def predictor_bytes(self) -> bytes:
+        """What `Predictor` needs, as safetensors without the spec: parameters and scaling."""
+        return write_predictor_state(self.spec, self._arrays)

@@ -1,0 +1,102 @@
+"""Where each parameter stands in one flat vector, and named live views into it."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.spec import ModelSpec
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One dense layer: its sizes, and the places of its parameters in the flat vector (None: it has none).
+
+    The weights are stored with the longer of the two sides contiguous, so that the inner loops are long:
+    (inputs, units) if `by_input`, else (units, inputs). `norm` is the place of its running statistics.
+    """
+
+    inputs: int
+    units: int
+    activation: str
+    dropout: float
+    weight: int
+    by_input: bool
+    bias: int | None
+    gain: int | None
+    shift: int | None
+    norm: int | None
+
+    def matrix(self, flat: Vector) -> Vector:
+        """The weights as a live view of shape (inputs, units)."""
+        part = flat[self.weight : self.weight + self.inputs * self.units]
+        return part.reshape(self.inputs, self.units) if self.by_input else part.reshape(self.units, -1).T
+
+    def vector(self, flat: NDArray[np.floating], place: int | None) -> NDArray[np.floating] | None:
+        """The `units` numbers at `place`, a live view; None if this layer has none."""
+        return None if place is None else flat[place : place + self.units]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All layers, the output last. The weights of all layers come first in the flat vector: `weights` numbers."""
+
+    layers: tuple[Dense, ...]
+    weights: int
+    size: int
+    norm_units: int
+
+
+@lru_cache(maxsize=256)
+def layout_of(spec: ModelSpec) -> Layout:
+    hidden = [(layer.units, layer.activation, layer.dropout, layer.batch_norm) for layer in spec.layers]
+    columns = [*hidden, (spec.outputs, "linear", 0.0, False)]
+    weights = sum(inputs * units for inputs, units in zip(spec.widths[:-1], spec.widths[1:], strict=True))
+    weight, vector, norm = 0, weights, 0
+    layers = []
+    for inputs, (units, activation, dropout, batch_norm) in zip(spec.widths[:-1], columns, strict=True):
+        # A bias before batch normalisation would be subtracted again: the shift is the bias there.
+        has_bias, has_shift = spec.bias and not batch_norm, spec.bias and batch_norm
+        places: list[int | None] = []
+        for present in (has_bias, batch_norm, has_shift):
+            places.append(vector if present else None)
+            vector += units if present else 0
+        layers.append(
+            Dense(
+                inputs,
+                units,
+                activation,
+                dropout,
+                weight,
+                units > inputs,
+                *places,
+                norm=norm if batch_norm else None,
+            )
+        )
+        weight += inputs * units
+        norm += units if batch_norm else 0
+    return Layout(tuple(layers), weights, vector, norm)
+
+
+def named_views(layout: Layout, flat: Vector) -> dict[str, Vector]:
+    """Live views by PyTorch's names: "layers.0.weight" (units, inputs), "layers.0.bias" (units,), …"""
+    views: dict[str, Vector] = {}
+    for number, layer in enumerate(layout.layers):
+        name = f"layers.{number}"
+        views[f"{name}.weight"] = layer.matrix(flat).T
+        parts = {"bias": layer.bias, "norm.weight": layer.gain, "norm.bias": layer.shift}
+        for part, place in parts.items():
+            if place is not None:
+                views[f"{name}.{part}"] = flat[place : place + layer.units]
+    return views
+
+
+def aligned_zeros(size: int, dtype: type = np.float32) -> NDArray[np.floating]:
+    """Zeros whose first byte is at a multiple of 64, so that vector loads do not straddle cache lines."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size * itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * itemsize].view(dtype)

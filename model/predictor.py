@@ -1,0 +1,68 @@
+"""Predictor: what a web process needs to answer, and nothing more."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.inputs import network_inputs
+from model.losses import OUTPUTS
+from model.network import Network
+from model.parameters import layout_of
+from model.scaling import MEAN, deviation, scaler_of
+from model.spec import ModelSpec
+from model.state import read_predictor_state
+
+Array = NDArray[np.float64]
+
+LARGEST_SCORE = 3e38
+
+
+class Predictor:
+    """A model's predictions at one moment; it does not change. Needs no compiler.
+
+    `blob` is what `OnlineModel.predictor_bytes` gives. Raises StateError if it does not fit `spec`.
+    """
+
+    def __init__(self, spec: ModelSpec, blob: bytes) -> None:
+        self._bind(spec, read_predictor_state(spec, blob))
+
+    @classmethod
+    def of(cls, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> "Predictor":
+        """A predictor over a model's own arrays, which must not change while it is used."""
+        predictor = cls.__new__(cls)
+        predictor._bind(spec, arrays)
+        return predictor
+
+    def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> None:
+        self.spec = spec
+        self._network = Network(layout_of(spec), arrays["parameters"], arrays["norm"])
+        self._scaler = scaler_of(spec.scaling, arrays["scaling.inputs"])
+        self._output = OUTPUTS[spec.output].value
+        self._targets = None
+        if spec.scales_targets:
+            targets = arrays["scaling.targets"]
+            self._targets = (targets[MEAN].copy(), deviation(targets))
+
+    def predict(self, X: Array) -> Array:
+        """Predictions (n, outputs) for raw rows X (n, width), float64, with NaN for missing values.
+
+        Raises ValueError if X has another shape.
+        """
+        X = np.asarray(X, np.float64)
+        if X.ndim != 2 or X.shape[1] != self.spec.width:
+            raise ValueError(f"X must have the shape (n, {self.spec.width}), not {X.shape}")
+        with np.errstate(all="ignore"):
+            scores = self._network.scores(network_inputs(self.spec, self._scaler, X))
+            scores = _finite(scores).astype(np.float64)
+            if self._targets is None:
+                return self._output(scores)
+            mean, spread = self._targets
+            return mean + spread * scores
+
+
+def _finite(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Scores cut to the largest number, and 0 for one that is not a number: answers stay finite."""
+    if np.isfinite(scores.sum()):
+        return scores
+    return np.nan_to_num(scores, nan=0.0, posinf=LARGEST_SCORE, neginf=-LARGEST_SCORE)

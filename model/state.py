@@ -1,0 +1,144 @@
+"""A model's arrays ↔ safetensors. Nothing executable is stored or read."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from model import monitor
+from model.errors import StateError
+from model.initializers import initial_parameters
+from model.network import new_norm
+from model.optimizers import OPTIMIZERS, new_slots
+from model.parameters import aligned_zeros, layout_of
+from model.program import COUNTERS
+from model.scaling import STATE_ROWS, new_state
+from model.spec import ModelSpec
+
+Arrays = dict[str, NDArray[Any]]
+Shapes = dict[str, tuple[type, tuple[int, ...]]]
+
+METRICS = "metrics."
+LARGEST = 1e30  # of parameters and slots: what no step exceeds
+
+# `live`: what can change while the model runs. A clip norm of 0 stands for none.
+LIVE_LEARNING_RATE, LIVE_CLIP_NORM = range(2)
+
+
+def shapes_of(spec: ModelSpec) -> Shapes:
+    """Type and shape of each array of a model's state, without the metrics'; allocates nothing."""
+    layout = layout_of(spec)
+    slots = len(OPTIMIZERS[spec.optimizer.name].slots(spec.optimizer))
+    return {
+        **predictor_shapes_of(spec),
+        "slots": (np.float32, (slots, layout.size)),
+        "counters": (np.int64, (COUNTERS,)),
+        "live": (np.float64, (2,)),
+        "monitor": (np.float64, (monitor.size_of(layout),)),
+    }
+
+
+def predictor_shapes_of(spec: ModelSpec) -> Shapes:
+    """The same for what a predictor needs."""
+    layout = layout_of(spec)
+    return {
+        "parameters": (np.float32, (layout.size,)),
+        "norm": (np.float64, (2, layout.norm_units)),
+        "scaling.inputs": (np.float64, (STATE_ROWS, 0 if spec.scaling == "none" else spec.width)),
+        "scaling.targets": (np.float64, (STATE_ROWS, spec.targets if spec.scales_targets else 0)),
+    }
+
+
+def new_arrays(spec: ModelSpec) -> Arrays:
+    """The state of a model that has learned nothing, without the metrics'."""
+    layout, shapes = layout_of(spec), shapes_of(spec)
+    return {
+        "parameters": initial_parameters(spec, layout),
+        "norm": new_norm(layout),
+        "scaling.inputs": new_state(shapes["scaling.inputs"][1][1]),
+        "scaling.targets": new_state(shapes["scaling.targets"][1][1]),
+        "slots": new_slots(spec.optimizer, layout.size),
+        "counters": np.zeros(COUNTERS, np.int64),
+        "live": np.array([spec.optimizer.learning_rate, spec.optimizer.clip_norm or 0.0]),
+        "monitor": np.zeros(shapes["monitor"][1]),
+    }
+
+
+def write_state(spec: ModelSpec, arrays: Arrays, metrics: Arrays) -> bytes:
+    tensors = {**arrays, **{METRICS + name: values for name, values in metrics.items()}}
+    return save_tensors(
+        {name: np.ascontiguousarray(values) for name, values in tensors.items()},
+        {"spec": spec.model_dump_json()},
+    )
+
+
+def read_state(blob: bytes) -> tuple[ModelSpec, Arrays, Arrays]:
+    """The spec, the arrays and the metrics' arrays of a saved model; they are views of `blob`, checked.
+
+    The metrics' arrays are left for `PrequentialMetrics.load` to check. Raises StateError.
+    """
+    spec = _read_spec(blob)
+    tensors = _read_tensors(blob)
+    metrics = {name: tensors.pop(name) for name in list(tensors) if name.startswith(METRICS)}
+    _check(tensors, shapes_of(spec))
+    if (tensors["counters"] < 0).any() or (tensors["live"] < 0).any():
+        raise StateError("counters, learning rate and clip norm are never negative")
+    return spec, tensors, {name.removeprefix(METRICS): values for name, values in metrics.items()}
+
+
+def write_predictor_state(spec: ModelSpec, arrays: Arrays) -> bytes:
+    return save_tensors({name: arrays[name] for name in predictor_shapes_of(spec)})
+
+
+def read_predictor_state(spec: ModelSpec, blob: bytes) -> Arrays:
+    """What a predictor needs, as views of `blob`, checked. Raises StateError."""
+    tensors = _read_tensors(blob)
+    _check(tensors, predictor_shapes_of(spec))
+    return tensors
+
+
+def fill(arrays: Arrays, values: Arrays) -> None:
+    """Copy values into the arrays of the same names."""
+    for name, array in arrays.items():
+        array[...] = values[name]
+
+
+def aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """A writable copy whose first byte is at a multiple of 64."""
+    copy = aligned_zeros(values.size, values.dtype.type).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def _read_spec(blob: bytes) -> ModelSpec:
+    try:
+        size = int.from_bytes(blob[:8], "little")
+        header = json.loads(blob[8 : 8 + size])
+        return ModelSpec.model_validate_json(header["__metadata__"]["spec"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StateError("not a saved model: it has no readable spec") from error
+
+
+def _read_tensors(blob: bytes) -> Arrays:
+    try:
+        return load_tensors(blob)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise StateError(f"not a safetensors file: {error}") from error
+
+
+def _check(tensors: Arrays, shapes: Shapes) -> None:
+    if tensors.keys() != shapes.keys():
+        raise StateError(f"expected the tensors {sorted(shapes)}, got {sorted(tensors)}")
+    for name, (dtype, shape) in shapes.items():
+        values = tensors[name]
+        if values.dtype != dtype or values.shape != shape:
+            wanted = f"{np.dtype(dtype)} {shape}"
+            raise StateError(f"{name}: expected {wanted}, got {values.dtype} {values.shape}")
+        limit = LARGEST if dtype is np.float32 else np.finfo(np.float64).max
+        if dtype is not np.int64 and not (np.abs(values) <= limit).all():
+            raise StateError(f"{name}: holds a number that is not finite, or beyond {limit:g}")

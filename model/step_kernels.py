@@ -1,0 +1,198 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""Compiled: one step of an optimizer on one layer, for a gradient that is the outer product u·vᵀ.
+
+`rates` are the numbers of this step, float32, under the names below. u and v are places in `work`; a vector of
+parameters is a matrix of one row, with u the constant 1.
+"""
+
+import math
+
+import numpy as np
+
+from model import program
+from model.compiled import inner
+from model.optimizers import OPTIMIZERS
+
+U = np.uint64
+ZERO, ONE = np.float32(0), np.float32(1)
+SGD, RMSPROP, ADAM, ADAMW, ADAGRAD = (
+    OPTIMIZERS[name].code for name in ("sgd", "rmsprop", "adam", "adamw", "adagrad")
+)
+
+# `rates`: what the gradient is multiplied by (clipping), the learning rate, then what each optimizer needs.
+SCALE, RATE, KEEP, FRESH, KEEP_SQUARE, FRESH_SQUARE, EPSILON, CORRECTION, SHRINK = range(9)
+MOMENTUM, FRESH_MOMENTUM = 9, 10
+RATES = 11
+
+
+@inner
+def set_rates(rates, codes, constants, rate, scale, t):
+    """The numbers of step t = 1, 2, … at learning rate `rate` and gradient factor `scale`."""
+    kind = codes[program.OPTIMIZER]
+    rates[SCALE], rates[RATE], rates[EPSILON] = scale, rate, constants[program.EPS]
+    rates[MOMENTUM], rates[SHRINK] = constants[program.MOMENTUM], 1.0
+    # The first gradient is taken whole.
+    rates[FRESH_MOMENTUM] = 1.0 if t == 1 else 1.0 - constants[program.DAMPENING]
+    if kind in (ADAM, ADAMW):
+        beta1, beta2 = constants[program.BETA1], constants[program.BETA2]
+        rates[KEEP], rates[FRESH] = beta1, 1.0 - beta1
+        rates[KEEP_SQUARE], rates[FRESH_SQUARE] = beta2, 1.0 - beta2
+        rates[RATE] = rate / (1.0 - beta1**t)
+        rates[CORRECTION] = 1.0 / math.sqrt(1.0 - beta2**t)
+        if kind == ADAMW:
+            rates[SHRINK] = 1.0 - rate * constants[program.WEIGHT_DECAY]
+    elif kind == RMSPROP:
+        alpha = constants[program.ALPHA]
+        rates[KEEP_SQUARE], rates[FRESH_SQUARE] = alpha, np.float32(1.0) - np.float32(alpha)
+    elif kind == ADAGRAD:
+        rates[RATE] = rate / (1.0 + (t - 1.0) * constants[program.LR_DECAY])
+
+
+@inner
+def _sign(x):
+    return (ONE if x > ZERO else ZERO) - (ONE if x < ZERO else ZERO)
+
+
+@inner
+def _sgd(w, start, rows, columns, work, u, v, rates, decay, l1):
+    rate, scale = rates[RATE], rates[SCALE]
+    if decay == ZERO and l1 == ZERO:
+        for r in range(rows):
+            a = start + r * columns
+            step = rate * (scale * work[u + r])
+            for i in range(columns):
+                w[a + i] -= step * work[v + i]
+        return
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        for i in range(columns):
+            x = w[a + i]
+            w[a + i] = x - rate * (factor * work[v + i] + decay * x + l1 * _sign(x))
+
+
+@inner
+def _momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1, nesterov):
+    rate, scale, keep, fresh = rates[RATE], rates[SCALE], rates[MOMENTUM], rates[FRESH_MOMENTUM]
+    # The step is −rate·(direct·gradient + through·buffer).
+    direct, through = (ONE, keep) if nesterov else (ZERO, ONE)
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        for i in range(columns):
+            x = w[a + i]
+            g = factor * work[v + i] + decay * x + l1 * _sign(x)
+            buffer = keep * slots[0, a + i] + fresh * g
+            slots[0, a + i] = buffer
+            w[a + i] = x - rate * (direct * g + through * buffer)
+
+
+@inner
+def _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered):
+    rate, scale, epsilon = rates[RATE], rates[SCALE], rates[EPSILON]
+    keep, fresh, momentum = rates[KEEP_SQUARE], rates[FRESH_SQUARE], rates[MOMENTUM]
+    last = slots.shape[0] - 1
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        for i in range(columns):
+            x = w[a + i]
+            g = factor * work[v + i] + decay * x + l1 * _sign(x)
+            variance = keep * slots[0, a + i] + fresh * g * g
+            slots[0, a + i] = variance
+            if centered:
+                mean = keep * slots[1, a + i] + fresh * g
+                slots[1, a + i] = mean
+                variance = max(variance - mean * mean, ZERO)
+            g /= math.sqrt(variance) + epsilon
+            if momentum > ZERO:
+                g += momentum * slots[last, a + i]
+                slots[last, a + i] = g
+            w[a + i] = x - rate * g
+
+
+@inner
+def _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
+    rate, scale, epsilon, correction = rates[RATE], rates[SCALE], rates[EPSILON], rates[CORRECTION]
+    keep, fresh, keep_square, fresh_square = (
+        rates[KEEP],
+        rates[FRESH],
+        rates[KEEP_SQUARE],
+        rates[FRESH_SQUARE],
+    )
+    shrink = rates[SHRINK]
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        for i in range(columns):
+            x = w[a + i]
+            g = factor * work[v + i] + decay * x
+            if l1 > ZERO:
+                g += l1 * _sign(x)
+            mean = keep * slots[0, a + i] + fresh * g
+            square = keep_square * slots[1, a + i] + fresh_square * (g * g)
+            slots[0, a + i] = mean
+            slots[1, a + i] = square
+            w[a + i] = shrink * x - rate * mean / (math.sqrt(square) * correction + epsilon)
+
+
+@inner
+def _adagrad(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
+    rate, scale, epsilon = rates[RATE], rates[SCALE], rates[EPSILON]
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        for i in range(columns):
+            x = w[a + i]
+            g = factor * work[v + i] + decay * x + l1 * _sign(x)
+            total = slots[0, a + i] + g * g
+            slots[0, a + i] = total
+            w[a + i] = x - rate * g / (math.sqrt(total) + epsilon)
+
+
+@inner
+def _step(codes, w, slots, start, rows, columns, work, u, v, rates, decay, l1):
+    kind = codes[program.OPTIMIZER]
+    if kind == SGD:
+        if slots.shape[0] == 0:
+            _sgd(w, start, rows, columns, work, u, v, rates, decay, l1)
+        else:
+            nesterov = codes[program.NESTEROV] > 0
+            _momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1, nesterov)
+    elif kind == RMSPROP:
+        centered = codes[program.CENTERED] > 0
+        _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered)
+    elif kind == ADAGRAD:
+        _adagrad(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
+    else:
+        _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
+
+
+@inner
+def step_layers(layers, codes, constants, parameters, slots, work, rates):
+    """One step on all parameters, from each layer's input values and `delta`."""
+    l1, l2 = np.float32(constants[program.L1]), np.float32(constants[program.L2])
+    decay = ZERO
+    if codes[program.OPTIMIZER] != ADAMW:
+        decay = np.float32(constants[program.WEIGHT_DECAY])
+    for number in range(layers.shape[0] - 1):
+        layer = layers[number]
+        inputs, units = U(layer[program.INPUTS]), U(layer[program.UNITS])
+        start, x, delta = U(layer[program.WEIGHT]), U(layer[program.VALUE]), U(layer[program.DELTA])
+        if not layer[program.BY_INPUT]:
+            inputs, units, x, delta = units, inputs, delta, x
+        _step(codes, parameters, slots, start, inputs, units, work, x, delta, rates, decay + l2, l1)
+        _step_vector(codes, layer, program.BIAS, program.DELTA, parameters, slots, work, rates, decay)
+        _step_vector(codes, layer, program.GAIN, program.GAIN_GRADIENT, parameters, slots, work, rates, decay)
+        _step_vector(
+            codes, layer, program.SHIFT, program.SHIFT_GRADIENT, parameters, slots, work, rates, decay
+        )
+
+
+@inner
+def _step_vector(codes, layer, column, gradient, parameters, slots, work, rates, decay):
+    if layer[column] >= 0:
+        start, units = U(layer[column]), U(layer[program.UNITS])
+        _step(
+            codes, parameters, slots, start, U(1), units, work, U(0), U(layer[gradient]), rates, decay, ZERO
+        )

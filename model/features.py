@@ -1,15 +1,14 @@
-"""Rows as they come from JSON → float64, and raw columns → inputs of the network.
+"""Rows as they come from JSON → float64.
 
 A raw row has one column for each feature: a number as it is, 0 or 1 for a boolean, the place in `values` of
 a category (`len(values)` for a value outside them), the bucket of a hashed value, NaN for what is missing. It
-is what the log keeps. `FeatureLayout` says how raw columns become inputs; `expand` does it for a block.
+is what the log keeps; scaling and one-hot expansion come later, in the model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from types import NoneType
@@ -23,8 +22,6 @@ from model.hashing import murmur3_32
 from model.spec import FeatureSpec, ModelSpec
 
 Array = NDArray[np.float64]
-
-DENSE, ONE_HOT = 0, 1  # what `FeatureLayout.kinds` says
 
 
 class UnreadableError(Exception):
@@ -199,57 +196,3 @@ _KINDS = {
 def kind_of(value: Any) -> str:
     """What JSON calls a value, for an error message."""
     return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
-
-
-@dataclass(frozen=True)
-class FeatureLayout:
-    """Where each raw column goes among the network's inputs. All arrays are (width,) int64.
-
-    `kinds`: DENSE (the value itself) or ONE_HOT (1 at `offsets` + value, all 0 where it is missing). `sizes`:
-    the inputs a value takes, from `offsets` on. `indicators`: the input that is 1 where the value is missing,
-    or −1 for none.
-    """
-
-    kinds: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    indicators: NDArray[np.int64]
-    inputs: int
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> FeatureLayout:
-        """The layout of a spec: features in their order, each followed by its indicator, if it has one."""
-        features = spec.feature_list
-        sizes = np.array([feature.slots for feature in features], dtype=np.int64)
-        indicated = np.array([feature.indicator for feature in features], dtype=np.int64)
-        ends = np.cumsum(sizes + indicated)
-        return cls(
-            kinds=np.array([ONE_HOT if feature.one_hot else DENSE for feature in features], dtype=np.int64),
-            offsets=ends - sizes - indicated,
-            sizes=sizes,
-            indicators=np.where(indicated, ends - 1, -1),
-            inputs=int(ends[-1]),
-        )
-
-    @property
-    def plain(self) -> bool:
-        """Whether the inputs are the raw columns as they are."""
-        return bool((self.kinds == DENSE).all() and (self.indicators < 0).all())
-
-
-def expand(X: Array, layout: FeatureLayout) -> Array:
-    """Inputs (n, inputs) of raw rows (n, width); X itself if they are the same.
-
-    A missing number stays NaN; a missing category or hashed value is all zeros.
-    """
-    if layout.plain:
-        return X
-    inputs = np.zeros((X.shape[0], layout.inputs))
-    dense = layout.kinds == DENSE
-    inputs[:, layout.offsets[dense]] = X[:, dense]
-    for column in np.flatnonzero(~dense):
-        known = np.flatnonzero(~np.isnan(X[:, column]))
-        inputs[known, layout.offsets[column] + X[known, column].astype(np.int64)] = 1.0
-    indicated = layout.indicators >= 0
-    inputs[:, layout.indicators[indicated]] = np.isnan(X[:, indicated])
-    return inputs

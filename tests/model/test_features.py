@@ -1,4 +1,4 @@
-"""Reading rows, and laying raw columns out as inputs of the network."""
+"""Reading rows as they come from JSON."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.utils import murmurhash3_32
 
 from model.errors import RowError
-from model.features import DENSE, ONE_HOT, FeatureEncoder, FeatureLayout, expand, hash_bucket
+from model.features import FeatureEncoder, hash_bucket
 from model.hashing import murmur3_32
 from model.spec import ModelSpec
 
@@ -163,28 +163,6 @@ class TestKinds:
         assert 0 <= encode(MIXED, [[0, True, "red", "\ud800"]])[0, 3] < 8
 
 
-class TestLayout:
-    def test_columns_follow_the_order_of_features(self):
-        layout = FeatureLayout.of(spec_of(MIXED))
-        np.testing.assert_array_equal(layout.kinds, [DENSE, DENSE, ONE_HOT, ONE_HOT])
-        np.testing.assert_array_equal(layout.offsets, [0, 2, 3, 7])
-        np.testing.assert_array_equal(layout.sizes, [1, 1, 4, 8])
-        np.testing.assert_array_equal(layout.indicators, [1, -1, -1, 15])
-        assert layout.inputs == spec_of(MIXED).inputs == 16
-
-    def test_expansion(self):
-        layout = FeatureLayout.of(spec_of(MIXED))
-        inputs = expand(np.array([[2.5, 1.0, 3.0, 5.0], [math.nan] * 4]), layout)
-        present, missing = np.zeros(16), np.zeros(16)
-        present[[0, 2, 6, 12]] = [2.5, 1.0, 1.0, 1.0]
-        missing[[0, 1, 2, 15]] = [math.nan, 1.0, math.nan, 1.0]
-        np.testing.assert_array_equal(inputs, [present, missing])
-
-    def test_plain_numbers_are_the_inputs(self):
-        X = np.ones((2, 3))
-        assert expand(X, FeatureLayout.of(spec_of(3))) is X
-
-
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 json_values = st.recursive(
     scalars,
@@ -210,17 +188,6 @@ class TestProperties:
             np.testing.assert_array_equal(np.isnan(raw), [value is None for value in values])
             if values[0] is not None:
                 assert raw[0] == float(values[0])
-
-    @given(st.lists(rows | objects, min_size=1, max_size=5))
-    def test_every_raw_row_has_its_inputs(self, given_rows):
-        layout = FeatureLayout.of(spec_of(MIXED))
-        block = encode(MIXED, given_rows)
-        inputs = expand(block, layout)
-        for raw, row in zip(block, inputs, strict=True):
-            for place in np.flatnonzero(layout.kinds == ONE_HOT):
-                slots = row[layout.offsets[place] :][: layout.sizes[place]]
-                assert slots.sum() == (not math.isnan(raw[place]))
-                assert math.isnan(raw[place]) or slots.argmax() == raw[place]
 
     @pytest.mark.parametrize("features", [2, MIXED], ids=["numbers", "mixed"])
     @given(data=st.data())

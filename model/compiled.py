@@ -7,12 +7,13 @@ file of this package, as a closure variable: numba makes those part of the cache
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from numba import njit
 
 # All of LLVM's fast flags but `nnan` and `ninf`: checks for numbers that are not finite must hold.
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
-OPTIONS = {"fastmath": FAST, "nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "numpy"}
 
 inner = njit(**OPTIONS)
 

@@ -1,5 +1,7 @@
 """Dropout masks that depend on (seed, position, layer, unit) only, so that a replay draws the same ones."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ S27, S30, S31, S40 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(40)
 RESOLUTION = 2.0**24
 
 
-def mix(x: np.uint64) -> np.uint64:
+def mix(x: Any) -> Any:
     """SplitMix64's finaliser, of one number or an array; also compiled, by `kernels.py`."""
     x = (x ^ (x >> S30)) * FIRST_FACTOR
     x = (x ^ (x >> S27)) * SECOND_FACTOR
@@ -24,4 +26,5 @@ def mask(seed: int, position: int, layer: int, shape: tuple[int, int], share: fl
         base = mix(mix(np.uint64(seed) + STRIDE * np.uint64(position)) + STRIDE * np.uint64(layer))
         units = np.arange(1, shape[0] * shape[1] + 1, dtype=np.uint64).reshape(shape)
         kept = (mix(base + STRIDE * units) >> S40) >= np.uint64(share * RESOLUTION)
-    return kept / np.float32(1.0 - share)  # type: ignore[no-any-return]
+    mask: NDArray[np.float32] = kept / np.float32(1.0 - share)
+    return mask

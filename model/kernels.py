@@ -9,6 +9,7 @@ Nothing is changed before it is known that the step leaves everything finite: a 
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import boolean, float32, float64, int64, njit, types
@@ -240,7 +241,7 @@ ROWS = (READ_ONLY, READ_ONLY, types.Array(float64, 1, "C", readonly=True))
 RESULTS = (float64[:, ::1], float64[::1], boolean[::1])
 
 
-def _compile_learn_rows(sources: int):  # type: ignore[no-untyped-def]
+def _compile_learn_rows(sources: int) -> Any:
     @njit(types.void(*PROGRAM, *STATE, *ROWS, *RESULTS), cache=True, **OPTIONS)
     def learn_rows(
         layers, codes, constants, plan, work, scratch,
@@ -266,7 +267,7 @@ def _compile_learn_rows(sources: int):  # type: ignore[no-untyped-def]
     return learn_rows
 
 
-def _compile_fold_rows(sources: int):  # type: ignore[no-untyped-def]
+def _compile_fold_rows(sources: int) -> Any:
     @njit(types.void(int64, float64[:, ::1], READ_ONLY), cache=True, **OPTIONS)
     def fold_rows(kind, state, X):
         """Fold rows of shape (n, columns) into the running statistics, in order, in place."""

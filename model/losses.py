@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """Outputs and losses, for the batch path; `kernels.py` has the same formulas for one row at a time.
 
 Scores are the weighted sums (n, outputs) of the last layer. A loss is a function of scores and labels: class
@@ -7,13 +8,14 @@ the elements of a row, so do we. Gradients are with respect to the scores.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.activations import sigmoid, softplus
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 
 def softmax(z: Array) -> Array:

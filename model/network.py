@@ -1,6 +1,7 @@
 """The batch path: many rows at once, in vectorised NumPy."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from model import dropout
 from model.activations import ACTIVATIONS
 from model.parameters import Dense, Layout, Vector
 
-Matrix = NDArray[np.floating]
+Matrix = NDArray[Any]
 
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.1
@@ -146,4 +147,4 @@ class Network:
         if trace.by_batch:
             # The batch's mean and variance depend on every row.
             delta = delta - delta.mean(axis=0) - trace.normed * (delta * trace.normed).mean(axis=0)
-        return delta / trace.spread  # type: ignore[no-any-return]
+        return delta / trace.spread

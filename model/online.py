@@ -25,7 +25,7 @@ from model.state import (
     write_state,
 )
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 SMALLEST_SPREAD = 1e-150  # keeps 0 / 0 out of the loss for targets that have been constant
 

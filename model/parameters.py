@@ -72,7 +72,9 @@ def layout_of(spec: ModelSpec) -> Layout:
                 dropout,
                 weight,
                 units > inputs,
-                *places,
+                bias=places[0],
+                gain=places[1],
+                shift=places[2],
                 norm=norm if batch_norm else None,
             )
         )

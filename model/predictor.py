@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """Predictor: what a web process needs to answer, and nothing more."""
 
 from typing import Any
@@ -13,7 +14,7 @@ from model.scaling import MEAN, deviation, scaler_of
 from model.spec import ModelSpec
 from model.state import read_predictor_state
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 LARGEST_SCORE = 3e38
 
@@ -61,7 +62,7 @@ class Predictor:
             return mean + spread * scores
 
 
-def _finite(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+def _finite(scores: Array) -> Array:
     """Scores cut to the largest number, and 0 for one that is not a number: answers stay finite."""
     if np.isfinite(scores.sum()):
         return scores

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """Running statistics of inputs and targets, and what a row is after scaling.
 
 A row is scaled by statistics that include the row itself, whether it is then learned or only predicted: so a first

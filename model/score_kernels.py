@@ -49,7 +49,7 @@ def _largest(work, z, outputs):
     best = U(0)
     for k in range(outputs):
         if work[z + k] > work[z + best]:
-            best = k
+            best = U(k)
     return best
 
 

@@ -138,7 +138,7 @@ class Bench:
         process = self.stack.enter_context(
             server(command, port, "/readyz", log, FRESHET_APPENDFSYNC=appendfsync)
         )
-        prepare_model(port)
+        prepare_model(port, log)
         return Served(port, process.pid)
 
     def load(
@@ -209,7 +209,7 @@ def write_bodies(folder: Path, count: int = 512) -> dict[str, Path]:
     return {PREDICT_PATH: predict, FEEDBACK_PATH: feedback}
 
 
-def prepare_model(port: int) -> None:
+def prepare_model(port: int, log: Path) -> None:
     """Create the model and wait until its learner has compiled its loop and applies what it is sent."""
     row = {"features": [0.0] * INPUTS, "label": 0}
     deadline = time.monotonic() + 120
@@ -219,5 +219,5 @@ def prepare_model(port: int) -> None:
             raise RuntimeError(f"the model was not created: {status} {body!r}")
         while client.post(FEEDBACK_PATH, row)[0] != 200:
             if time.monotonic() > deadline:
-                raise RuntimeError("the learner does not apply observations")
+                raise RuntimeError(f"feedback is not applied:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)

@@ -19,15 +19,16 @@ from model.compiled import OPTIONS, SOURCES, inner
 from model.layer_kernels import ONE, U, backward, fold_norm, forward, square_sum
 from model.monitor_kernels import note_gradients, note_improvement, note_loss, note_values
 from model.scaling_kernels import expand, fold, scale
+from model.network import norm_rate
 from model.schedules import factor
 from model.score_kernels import is_label, loss_and_gradient, make_finite, predict
 from model.step_kernels import ADAGRAD, ADAMW, RATES, RMSPROP, SGD, set_rates, step_layers
 
 _schedule_factor = inner(factor)
+_norm_rate = inner(norm_rate)
 
 LARGEST_PARAMETER = 1e30
 LARGEST_GRADIENT = 1e15  # its square is still a float32
-NORM_RATE = 0.003  # of batch normalisation's running statistics, per row: PyTorch's 0.1 for a batch of 32
 
 
 @inner
@@ -136,7 +137,7 @@ def _standardise(codes, targets, y, outputs, labels):
 @inner
 def _fold_norms(layers, norm, work, counters):
     counters[program.NORM_COUNT] += 1
-    rate = max(1.0 / (counters[program.NORM_COUNT] + 1.0), NORM_RATE)
+    rate = _norm_rate(counters[program.NORM_COUNT])
     for number in range(layers.shape[0] - 2):
         if layers[number, program.NORM] >= 0:
             fold_norm(layers[number], norm, work, rate)

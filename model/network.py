@@ -14,11 +14,17 @@ Matrix = NDArray[Any]
 
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.1
+ROW_MOMENTUM = 0.003  # the same for single rows, a batch being 32 of them
 
 
 def new_norm(layout: Layout) -> NDArray[np.float64]:
     """Running mean (0) and variance (1) of every unit before its batch normalisation: shape (2, units)."""
     return np.stack([np.zeros(layout.norm_units), np.ones(layout.norm_units)])
+
+
+def norm_rate(count: int) -> float:
+    """The weight of the row that is the `count`-th in the running statistics; also compiled, by `kernels.py`."""
+    return max(1.0 / (count + 1.0), ROW_MOMENTUM)
 
 
 @dataclass
@@ -124,6 +130,15 @@ class Network:
         running[0] += NORM_MOMENTUM * mean
         running[1] += NORM_MOMENTUM * variance * (len(z) / (len(z) - 1))
         return mean, variance
+
+    def fold_row(self, traces: list[_Trace], rate: float) -> None:
+        """Fold a single row into the running statistics, exponentially weighted (West 1979)."""
+        for (layer, *_), trace in zip(self._layers, traces, strict=True):
+            if layer.norm is not None and trace.normed is not None:
+                running = self.norm[:, layer.norm : layer.norm + layer.units]
+                delta = trace.normed[0] * np.sqrt(running[1] + NORM_EPSILON)
+                running[0] += rate * delta
+                running[1] = (1.0 - rate) * (running[1] + rate * delta * delta)
 
     @staticmethod
     def _normalise(

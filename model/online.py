@@ -7,12 +7,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from model.diagnostics import report
+from model.fitting import OnEpoch, Trainer
 from model.losses import OUTPUTS, loss_of
 from model.metrics import PrequentialMetrics
+from model.optimizers import new_slots
 from model.parameters import Vector, layout_of, named_views
 from model.predictor import Predictor
-from model.program import CLIP_NORM, LEARNING_RATE, SKIPPED, STEP, program_of
-from model.scaling import MEAN, deviation
+from model.program import CLIP_NORM, LEARNING_RATE, NORM_COUNT, SKIPPED, STEP, UPDATES, program_of
+from model.scaling import KINDS, MEAN, deviation
 from model.spec import ModelSpec
 from model.state import (
     LIVE_CLIP_NORM,
@@ -20,6 +23,7 @@ from model.state import (
     Arrays,
     aligned,
     new_arrays,
+    predictor_shapes_of,
     read_state,
     write_predictor_state,
     write_state,
@@ -130,6 +134,94 @@ class OnlineModel:
         else:
             self._score_served(served, predictions, y, weights, losses, skipped)
         return Learned(predictions, losses, skipped)
+
+    def fit(
+        self,
+        X: Array,
+        y: Array,
+        *,
+        weights: Array | None = None,
+        epochs: int = 1,
+        batch_size: int | None = 32,
+        seed: int | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> list[float]:
+        """Train on batches in a shuffled order, several epochs; the mean training loss of each epoch.
+
+        `batch_size` None is full-batch gradient descent. The rows are folded into the scaling once, first. `seed`
+        (default: the spec's) draws order and dropout. `on_epoch(epoch, loss)` is called after each; False stops.
+        Metrics and `step` are not touched. Raises ValueError for wrong shapes, and changes nothing.
+        """
+        X, y, weights = self._checked(X, y, weights)
+        if epochs < 1 or (batch_size is not None and batch_size < 1) or not len(X):
+            raise ValueError("fit needs at least one row, one epoch, and a batch size of at least 1")
+        self._check_labels(y)
+        self._fold_scaling(X, y)
+        trainer = Trainer(self.spec, self._arrays, self.spec.seed if seed is None else seed)
+        with np.errstate(all="ignore"):
+            return trainer.epochs(X, y, weights, epochs, batch_size, on_epoch)
+
+    def _fold_scaling(self, X: Array, y: Array) -> None:
+        from model.kernels import fold_rows
+
+        if self.spec.scaling != "none":
+            fold_rows(KINDS[self.spec.scaling], self._arrays["scaling.inputs"], X)
+        if self.spec.scales_targets:
+            fold_rows(KINDS["standard"], self._arrays["scaling.targets"], y)
+
+    def _check_labels(self, y: Array) -> None:
+        if self.spec.task != "regression":
+            classes = len(self.spec.classes or ())
+            if not (np.isin(y, np.arange(classes))).all():
+                raise ValueError(f"labels are class indices from 0 to {classes - 1}")
+        elif not np.isfinite(y).all():
+            raise ValueError("labels are finite numbers")
+
+    def adopt(self, other: "OnlineModel") -> None:
+        """Take another model's parameters, scaling and optimizer slots; keep metrics, step and live settings.
+
+        The slots start anew if the optimizer differs. Raises ValueError, and changes nothing, if the two differ in
+        features, task, layers or scaling.
+        """
+        mine, theirs = self.spec, other.spec
+        if (predictor_shapes_of(mine), mine.task, mine.features, mine.layers, mine.scaling) != (
+            predictor_shapes_of(theirs),
+            theirs.task,
+            theirs.features,
+            theirs.layers,
+            theirs.scaling,
+        ):
+            raise ValueError("the two models differ in features, task, layers or scaling")
+        for name in predictor_shapes_of(mine):
+            self._arrays[name][...] = other._arrays[name]
+        counters, others = self._arrays["counters"], other._arrays["counters"]
+        counters[NORM_COUNT] = others[NORM_COUNT]
+        same = (
+            mine.optimizer.name == theirs.optimizer.name
+            and self._arrays["slots"].shape == other._arrays["slots"].shape
+        )
+        self._arrays["slots"][...] = (
+            other._arrays["slots"] if same else new_slots(mine.optimizer, layout_of(mine).size)
+        )
+        counters[UPDATES] = others[UPDATES] if same else 0
+        self._arrays["monitor"][...] = 0.0
+
+    def inherit(self, predecessor: "OnlineModel") -> None:
+        """Take the metrics and the step of the model that this one replaces; its task and classes are the same."""
+        if (self.spec.task, self.spec.classes) != (predecessor.spec.task, predecessor.spec.classes):
+            raise ValueError("the two models differ in task or classes")
+        self._metrics.load(predecessor._metrics.state)
+        for counter in (STEP, SKIPPED):
+            self._arrays["counters"][counter] = predecessor._arrays["counters"][counter]
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, all that learning needs, on a copy; the model does not change."""
+        copy = type(self).from_bytes(self.to_bytes())
+        copy.learn(np.zeros((1, self.spec.width)), np.zeros((1, self.spec.targets)))
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Per layer norms, activity and dead units; trends of the loss; findings with advice. JSON-ready."""
+        return report(self.spec, self._arrays)
 
     def _checked(self, X: Array, y: Array, weights: Array | None) -> tuple[Array, Array, Array]:
         X = np.ascontiguousarray(X, np.float64)

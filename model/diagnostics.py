@@ -1,0 +1,220 @@
+"""What the online path noted, and what follows from it: findings, each with advice on what to change."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import monitor
+from model.parameters import layout_of, named_views
+from model.program import SKIPPED, STEP, UPDATES
+from model.spec import ModelSpec
+from model.state import LIVE_LEARNING_RATE, Arrays
+
+ENOUGH_STEPS = 500  # before that nothing is found
+DEAD_AFTER = 1000  # steps without activity
+DEAD_SHARE = 0.5
+VANISHING = 1e-3  # gradient norm of the first layer relative to the last
+EXPLODING = 1e3
+LARGE_GRADIENT = 1e4
+DIVERGING = 3.0  # recent loss relative to its best and to its first
+OVERSHOOT_SHARE = 0.5
+SLOW_IMPROVEMENT = 1e-3
+STILL_NEAR_FIRST = 0.9
+"""Where a finding starts. Improvement is the share of a row's own loss that its step takes away."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of one layer; `dead_share` is None where units cannot die."""
+
+    name: str
+    weight_norm: float
+    gradient_norm: float
+    activation_mean: float
+    activation_deviation: float
+    dead_share: float | None
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Everything that findings are drawn from."""
+
+    updates: int
+    skipped: int
+    learning_rate: float
+    clip_norm: float | None
+    recent: float
+    first: float
+    best: float
+    improvement: float
+    overshoot: float
+    clipped: float
+    layers: tuple[Layer, ...]
+
+
+def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
+    notes, counters = arrays["monitor"], arrays["counters"]
+    return Signs(
+        updates=int(counters[UPDATES]),
+        skipped=int(counters[SKIPPED]),
+        learning_rate=float(arrays["live"][LIVE_LEARNING_RATE]),
+        clip_norm=spec.optimizer.clip_norm,
+        recent=float(notes[monitor.RECENT]),
+        first=float(notes[monitor.FIRST]),
+        best=float(notes[monitor.BEST]),
+        improvement=float(notes[monitor.IMPROVEMENT]),
+        overshoot=float(notes[monitor.OVERSHOOT]),
+        clipped=float(notes[monitor.CLIPPED]),
+        layers=tuple(_layers_of(spec, arrays)),
+    )
+
+
+def _layers_of(spec: ModelSpec, arrays: Arrays) -> Iterator[Layer]:
+    layout, notes = layout_of(spec), arrays["monitor"]
+    views = named_views(layout, arrays["parameters"])
+    unit = monitor.TOTALS + monitor.LAYER_COLUMNS * len(layout.layers)
+    for number, layer in enumerate(layout.layers):
+        place = monitor.TOTALS + monitor.LAYER_COLUMNS * number
+        gradient, mean, squares = notes[place : place + monitor.LAYER_COLUMNS].tolist()
+        active, unit = notes[unit : unit + layer.units], unit + layer.units
+        yield Layer(
+            name=f"layers.{number}",
+            weight_norm=float(np.linalg.norm(views[f"layers.{number}.weight"].astype(np.float64))),
+            gradient_norm=gradient,
+            activation_mean=mean,
+            activation_deviation=math.sqrt(max(squares - mean * mean, 0.0)),
+            dead_share=_dead_share(active, arrays["counters"]) if layer.activation == "relu" else None,
+        )
+
+
+def _dead_share(active: NDArray[np.float64], counters: NDArray[np.int64]) -> float:
+    """The share of units that have not been active for DEAD_AFTER steps."""
+    since = min(int(counters[STEP]), int(counters[STEP]) - DEAD_AFTER)
+    return float((active < since).mean()) if since > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: str
+    detail: str
+    advice: str
+    layer: str | None = None
+
+
+def _dead_units(signs: Signs) -> Iterator[Finding]:
+    for layer in signs.layers:
+        if layer.dead_share is not None and layer.dead_share > DEAD_SHARE:
+            yield Finding(
+                "dead_units",
+                f"{layer.dead_share:.0%} of the ReLU units have not been active for {DEAD_AFTER} observations",
+                "use leaky_relu or elu, or lower the learning rate; a retraining from scratch revives them",
+                layer.name,
+            )
+
+
+def _gradient_ratio(signs: Signs) -> float | None:
+    """The gradient norm of the first hidden layer relative to the last one's."""
+    if len(signs.layers) < 3 or not signs.layers[-2].gradient_norm > 0.0:
+        return None
+    return signs.layers[0].gradient_norm / signs.layers[-2].gradient_norm
+
+
+def _vanishing(signs: Signs) -> Iterator[Finding]:
+    ratio = _gradient_ratio(signs)
+    if ratio is not None and ratio < VANISHING:
+        yield Finding(
+            "vanishing_gradients",
+            f"the first layer's gradient is {ratio:.1e} of the last hidden layer's: it hardly learns",
+            "use fewer layers, relu in place of sigmoid or tanh, or batch_norm",
+            signs.layers[0].name,
+        )
+
+
+def _exploding(signs: Signs) -> Iterator[Finding]:
+    ratio = _gradient_ratio(signs)
+    largest = max(signs.layers, key=lambda layer: layer.gradient_norm)
+    if (ratio is not None and ratio > EXPLODING) or largest.gradient_norm > LARGE_GRADIENT:
+        yield Finding(
+            "exploding_gradients",
+            f"gradients have a norm of {largest.gradient_norm:.1e} in {largest.name}",
+            "set clip_norm (1 is usual), scale the inputs (scaling: standard), use batch_norm or fewer layers",
+            largest.name,
+        )
+
+
+def _rate_too_large(signs: Signs) -> Iterator[Finding]:
+    reference = max(signs.best, 0.1 * signs.first, monitor.SMALLEST_LOSS)
+    diverging = signs.recent > DIVERGING * reference and signs.recent > signs.first
+    oscillating = signs.overshoot > OVERSHOOT_SHARE
+    advice = f"lower the learning rate: try {signs.learning_rate / 10.0:g}"
+    if diverging:
+        detail = (
+            f"the loss of the last 100 observations is {signs.recent:.3g}, it was {signs.best:.3g} at best"
+        )
+        yield Finding("loss_diverges", detail, advice)
+    elif oscillating:
+        detail = f"{signs.overshoot:.0%} of the steps raise the loss of the very observation they learn"
+        yield Finding("loss_oscillates", detail, advice)
+
+
+def _rate_too_small(signs: Signs) -> Iterator[Finding]:
+    slow = signs.improvement < SLOW_IMPROVEMENT and signs.overshoot < OVERSHOOT_SHARE
+    if slow and signs.recent > STILL_NEAR_FIRST * signs.first and signs.first > monitor.SMALLEST_LOSS:
+        yield Finding(
+            "loss_hardly_moves",
+            f"a step takes away {max(signs.improvement, 0.0):.1e} of its observation's loss, and the loss is where "
+            "it began",
+            f"raise the learning rate: try {signs.learning_rate * 10.0:g}; look at the schedule if there is one",
+        )
+
+
+def _skipped(signs: Signs) -> Iterator[Finding]:
+    if signs.skipped:
+        yield Finding(
+            "skipped_observations",
+            f"{signs.skipped} observations were skipped: learning them would have made numbers infinite",
+            "look for extreme values in features and labels, scale the inputs, set clip_norm",
+        )
+
+
+FINDINGS: tuple[Callable[[Signs], Iterator[Finding]], ...] = (
+    _dead_units,
+    _vanishing,
+    _exploding,
+    _rate_too_large,
+    _rate_too_small,
+)
+
+
+def findings_of(signs: Signs) -> list[Finding]:
+    """Skipped observations always; the others once there is enough to judge by."""
+    found = list(_skipped(signs))
+    if signs.updates >= ENOUGH_STEPS:
+        for look in FINDINGS:
+            found.extend(look(signs))
+    return found
+
+
+def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
+    """Layers, loss, steps and findings, JSON-ready."""
+    signs = signs_of(spec, arrays)
+    return {
+        "step": int(arrays["counters"][STEP]),
+        "skipped": signs.skipped,
+        "learning_rate": signs.learning_rate,
+        "loss": {"recent": signs.recent, "first": signs.first, "best": signs.best},
+        "steps": {
+            "improvement": signs.improvement,
+            "overshoot_share": signs.overshoot,
+            "clipped_share": signs.clipped,
+        },
+        "layers": [vars(layer) for layer in signs.layers],
+        "findings": [
+            {key: value for key, value in vars(found).items() if value is not None}
+            for found in findings_of(signs)
+        ],
+    }

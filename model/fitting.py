@@ -1,0 +1,115 @@
+"""Mini-batch and full-batch training, on the batch path."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.inputs import network_inputs
+from model.losses import loss_of
+from model.network import Network, norm_rate
+from model.optimizers import OPTIMIZERS, add_penalties, clip_factor
+from model.parameters import aligned_zeros, layout_of
+from model.program import NORM_COUNT, UPDATES
+from model.scaling import Standard, scaler_of
+from model.schedules import schedule_of
+from model.spec import ModelSpec
+from model.state import LARGEST, LIVE_CLIP_NORM, LIVE_LEARNING_RATE, Arrays
+
+Array = NDArray[np.float64]
+OnEpoch = Callable[[int, float], object]
+
+LARGEST_GRADIENT = 1e15  # its square is still a float32
+ROWS_AT_A_TIME = 8192  # scaled and expanded together
+
+
+class Trainer:
+    """Steps of the optimizer on batches, over a model's own arrays, which it changes."""
+
+    def __init__(self, spec: ModelSpec, arrays: Arrays, seed: int) -> None:
+        self.spec = spec
+        self._arrays = arrays
+        self._seed = seed
+        self._layout = layout_of(spec)
+        self._network = Network(self._layout, arrays["parameters"], arrays["norm"])
+        self._loss = loss_of(spec.loss, spec.output, spec.outputs)
+        self._scaler = scaler_of(spec.scaling, arrays["scaling.inputs"])
+        self._schedule = schedule_of(spec.optimizer.schedule)
+        self._gradient = aligned_zeros(self._layout.size)
+
+    def epochs(
+        self, X: Array, y: Array, weights: Array, count: int, batch_size: int | None, on_epoch: OnEpoch | None
+    ) -> list[float]:
+        """Train `count` epochs; the mean loss of each, as the rows were met."""
+        order = np.random.default_rng(self._seed)
+        labels = Standard.of(self._arrays["scaling.targets"])(y) if self.spec.scales_targets else y
+        weights = self._with_class_weights(labels, weights)
+        losses = []
+        for epoch in range(count):
+            total = 0.0
+            for batch in self._batches_of(X, order.permutation(len(X)), batch_size or len(X)):
+                inputs, rows = batch
+                total += self._step(inputs, labels[rows], weights[rows])
+            losses.append(total / max(float(weights.sum()), 1e-12))
+            if on_epoch is not None and on_epoch(epoch, losses[-1]) is False:
+                break
+        return losses
+
+    def _with_class_weights(self, labels: Array, weights: Array) -> Array:
+        if self.spec.class_weights is None:
+            return weights
+        of_class = np.array(self.spec.class_weights)
+        weighted: Array = weights * of_class[labels[:, 0].astype(np.intp)]
+        return weighted
+
+    def _batches_of(
+        self, X: Array, order: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Inputs and row numbers of each batch; many batches are scaled at once."""
+        at_a_time = max(ROWS_AT_A_TIME // batch_size, 1) * batch_size
+        for start in range(0, len(order), at_a_time):
+            rows = order[start : start + at_a_time]
+            inputs = network_inputs(self.spec, self._scaler, X[rows])
+            for place in range(0, len(rows), batch_size):
+                yield inputs[place : place + batch_size], rows[place : place + batch_size]
+
+    def _step(self, inputs: NDArray[np.float32], labels: Array, weights: Array) -> float:
+        """One step on the batch's mean loss; its summed loss. Skipped if it would make anything not finite."""
+        counters, has_norm = self._arrays["counters"], self._layout.norm_units > 0
+        position = int(counters[UPDATES]) + 1
+        scores, traces = self._network.forward(inputs, self._seed, position, by_batch=has_norm)
+        scores = scores.astype(np.float64)
+        losses = self._loss.value(scores, labels)
+        delta = self._loss.gradient(scores, labels) * (weights / len(inputs))[:, None]
+        self._network.backward(traces, delta.astype(np.float32), self._gradient)
+        self._apply()
+        if has_norm:
+            counters[NORM_COUNT] += len(inputs)
+            if len(inputs) == 1:
+                self._network.fold_row(traces, norm_rate(int(counters[NORM_COUNT])))
+        return float(np.dot(losses, weights))
+
+    def _apply(self) -> None:
+        optimizer, arrays, gradient = self.spec.optimizer, self._arrays, self._gradient
+        norm = math.sqrt(float(np.dot(gradient, gradient)))
+        if not norm <= LARGEST_GRADIENT:
+            return
+        parameters, live = arrays["parameters"], arrays["live"]
+        gradient *= np.float32(clip_factor(norm, float(live[LIVE_CLIP_NORM]) or None))
+        add_penalties(optimizer, gradient, parameters, self._layout.weights)
+        updates = int(arrays["counters"][UPDATES])
+        rate = float(live[LIVE_LEARNING_RATE]) * self._schedule(updates)
+        if not self._stays_finite(rate):
+            return
+        arrays["counters"][UPDATES] += 1
+        OPTIMIZERS[optimizer.name].step(optimizer, parameters, arrays["slots"], gradient, rate, updates + 1)
+
+    def _stays_finite(self, rate: float) -> bool:
+        """Whether penalties leave everything finite; without them nothing outgrows its type in 10^15 steps."""
+        decay = self.spec.optimizer.weight_decay or 0.0
+        if not (decay or self.spec.optimizer.l2):
+            return True
+        stretch = max(abs(1.0 - rate * decay), 1.0)
+        largest = float(np.abs(self._arrays["parameters"]).max()) * stretch
+        return largest <= LARGEST and float(np.abs(self._gradient).max()) <= LARGEST_GRADIENT

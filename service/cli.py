@@ -57,13 +57,13 @@ def web() -> None:
 @cli.command()
 def learner() -> None:
     """Run a learner: it leads the models that no other learner leads."""
-    from model import warm_up
+    from model import ModelSpec, OnlineModel
     from service.learner import Learner
 
     settings = load_settings()
     logs.configure(settings, "learner")
     _check(settings)
-    warm_up()
+    OnlineModel(ModelSpec(task="binary", features=1)).warm_up()
     worker = Learner(settings, redis_url(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

@@ -57,20 +57,31 @@ def web() -> None:
 @cli.command()
 def learner() -> None:
     """Run a learner: it leads the models that no other learner leads."""
-    from model import ModelSpec, OnlineModel
     from service.learner import Learner
 
     settings = load_settings()
     logs.configure(settings, "learner")
     _check(settings)
-    OnlineModel(ModelSpec(task="binary", features=1)).warm_up()
+    _warm_up()
     worker = Learner(settings, redis_url(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
 
 
+@cli.command("warm-up")
+def warm_up() -> None:
+    """Compile what learning needs and keep it, so that a learner starts at once. For installations and images."""
+    _warm_up()
+
+
 cli.add_command(feed)
+
+
+def _warm_up() -> None:
+    from model import ModelSpec, OnlineModel
+
+    OnlineModel(ModelSpec(task="binary", features=1)).warm_up()
 
 
 def _check(settings: Settings) -> None:

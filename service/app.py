@@ -11,6 +11,7 @@ from service import logs
 from service.embedded import redis_url
 from service.errors import (
     Invalid,
+    LogCrowded,
     NotFound,
     Problem,
     StoreError,
@@ -69,7 +70,7 @@ def _tell(problem: Problem) -> Response:
 
 
 def _tell_of_store(error: StoreError) -> Response:
-    if isinstance(error, StoreUnavailable | StoreFull):
+    if isinstance(error, StoreUnavailable | StoreFull | LogCrowded):
         return _tell(Unavailable(str(error), retry_after=1))
     return _tell_of_bug(error)
 

@@ -48,6 +48,10 @@ class LogGap(StoreError):
     """The log does not follow on the state it should be applied to."""
 
 
+class LogCrowded(StoreError):
+    """Too many commands without an observation between them, or without a learner to obey them."""
+
+
 class Problem(ServiceError):
     """An error that a client is told about, as RFC 9457 describes.
 

@@ -1,15 +1,19 @@
 """One model under a learner's lead: its state, and where in the log it stands."""
 
+import math
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from model import ModelSpec, OnlineModel
 from service.blocks import join
-from service.commands import obey
-from service.errors import LogGap
+from service.commands import REPLACING, Sources, obey
+from service.errors import LogGap, StoreFull, StoreUnavailable, TermLost
+from service.logs import log
 from service.settings import Settings
-from service.store import models, snapshots
+from service.store import checkpoints, models, snapshots
+from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
 from service.store.log import START, Entry, LogId, sizes, token_at
 from service.store.messages import Result, Weights, publish_results_command, publish_weights_command
@@ -18,6 +22,7 @@ from service.store.snapshots import Snapshot
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
 SIZE_SAMPLES = 256
 SNAPSHOT_SHARE = 20  # a snapshot is due after this many times its own cost
+ACTIONS: dict[str, Reason] = {"promote": "promotion", "rollback": "rollback", "weights": "weights"}
 PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
 
 
@@ -26,11 +31,11 @@ class Led:
     """A model that a learner leads."""
 
     settings: Settings
+    link: Link
     name: str
     generation: bytes
     term: int
     timeline: int
-    spec: ModelSpec
     model: OnlineModel
     log_id: LogId  # of the last entry that was applied
     token: bytes | None  # of that entry
@@ -40,6 +45,9 @@ class Led:
     snapshot_id: LogId = START
     snapshot_at: float = 0.0
     snapshot_cost: float = 0.0
+    rebuilt: bool = False  # the spec is not the one that the model was created by
+    checkpoint_position: int = 0
+    checkpoint_at: float = field(default_factory=time.monotonic)
     sizes: deque[tuple[int, int]] = field(default_factory=deque)  # (position, bytes of all blocks up to it)
     newest_size: int = 0
     republish: bool = True  # publish even though nothing is new
@@ -53,11 +61,19 @@ class Led:
         model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
         log_id = START if snapshot is None else snapshot.log_id
         token = token_at(link, name, log_id)
-        led = cls(settings, name, meta.generation, term, meta.timeline, spec, model, log_id, token)
+        led = cls(settings, link, name, meta.generation, term, meta.timeline, model, log_id, token)
         led.snapshot_id = log_id
+        led.rebuilt = model.spec != spec
+        for made in checkpoints.list_all(link, name):
+            led.checkpoint_position = max(led.checkpoint_position, made.step)
         for position, size in sizes(link, name):
             led._note_size(position, size)
         return led
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self.model.spec
 
     # -- the log ---------------------------------------------------------------------------------------------
 
@@ -71,6 +87,9 @@ class Led:
         self.log_id, self.token = entries[-1].log_id, entries[-1].token
         for entry in entries:
             self._note_size(entry.log_id.position, entry.size)
+        if self._checkpoint_due():
+            with suppress(StoreUnavailable):
+                self._keep_checkpoint(self.log_id, "periodic", "")
         return results
 
     def _learn(self, entries: list[Entry]) -> list[tuple[object, ...]]:
@@ -100,7 +119,48 @@ class Led:
         if entry.log_id != (self.log_id.position, self.log_id.command + 1):
             raise LogGap(f"after {self.log_id} comes the command {entry.log_id}")
         assert entry.command is not None
-        obey(self.model, entry.command)
+        action = entry.command["do"]
+        if action == "checkpoint":
+            self._keep_checkpoint(entry.log_id, "requested", entry.command["note"])
+        elif action in REPLACING:
+            self._keep_checkpoint(entry.log_id, ACTIONS[action], "")
+        model = obey(self.model, entry, Sources(self.link, self.name))
+        if model.spec != self.spec:
+            self._note_rebuild(model.spec)
+        self.model = model
+        self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
+
+    def _note_rebuild(self, spec: ModelSpec) -> None:
+        self.rebuilt = True
+        try:
+            models.rebuilt(self.link, self.name, self.generation, self.term, spec.model_dump_json())
+        except TermLost:
+            self.lost = True
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        """Whether so many observations or seconds have passed since the last checkpoint."""
+        rows, seconds = self.settings.checkpoint_observations, self.settings.checkpoint_seconds
+        fresh = self.log_id.position - self.checkpoint_position
+        if rows and fresh >= rows:
+            return True
+        return bool(seconds and fresh and time.monotonic() - self.checkpoint_at >= seconds)
+
+    def _keep_checkpoint(self, at: LogId, reason: Reason, note: str) -> None:
+        """Keep the state as it is under the log id `at`. Raises StoreUnavailable."""
+        state = self.model.to_bytes()
+        made = Checkpoint(
+            str(at), str(self.log_id), self.log_id.position, time.time(), reason, note, len(state)
+        )
+        most = self.settings.checkpoints
+        try:
+            checkpoints.save(self.link, self.name, self.generation, self.term, made, state, most)
+        except TermLost:
+            self.lost = True
+        except StoreFull as error:
+            log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
+        self.checkpoint_position, self.checkpoint_at = self.log_id.position, time.monotonic()
 
     def _note_size(self, position: int, size: int) -> None:
         """Remember how many bytes the log took up to a position: some hundred samples over what it keeps."""
@@ -139,6 +199,7 @@ class Led:
             self.log_id,
             self.model.metrics(),
             self.model.predictor_bytes(),
+            self.spec.model_dump_json() if self.rebuilt else None,
         )
         command = publish_weights_command(self.name, weights)
         self.published, self.published_at, self.republish = self.log_id, started, False
@@ -153,8 +214,10 @@ class Led:
     def snapshot(self, link: Link) -> None:
         """Keep the state in Redis and trim the log. Raises TermLost."""
         started = time.monotonic()
-        snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes())
-        snapshots.save(link, self.name, self.generation, self.term, snapshot, self._trim_below())
+        loss = self.model.metrics()["window"]["loss"]
+        snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes(), loss)
+        keep = snapshots.Keep(self._trim_below(), self.spec.keep_bytes, self.settings.checkpoints)
+        snapshots.save(link, self.name, self.generation, self.term, snapshot, keep)
         self.snapshot_id, self.snapshot_at = self.log_id, time.monotonic()
         self.snapshot_cost = self.snapshot_at - started
 

@@ -53,6 +53,8 @@ class Served:
     labels: LabelEncoder
     replica: Replica
     lead: models.Lead
+    created_by: str  # the spec that the model was created by, as JSON
+    now: str  # the spec that it is of now
     head: LogId = START  # of the log, when Redis was asked last
     beat_at: float = field(default_factory=time.monotonic)  # when the learner's heartbeat was seen to move
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -65,6 +67,13 @@ class Served:
             ):
                 self.replica = replica
                 self.changed.notify_all()
+
+    def become(self, spec: str) -> None:
+        """Take on the spec of a rebuild, if it is another one. Its features, task and classes are the same."""
+        if spec != self.now:
+            self.now = spec
+            self.spec = ModelSpec.model_validate_json(spec)
+            self.features, self.labels = FeatureEncoder(self.spec), LabelEncoder(self.spec)
 
     def wait_for(self, step: int, timeout: float) -> bool:
         """Wait until the replica has reached a step; False if it has not within `timeout` seconds."""
@@ -194,6 +203,9 @@ class Replicas:
         if served is None or served.generation.decode() != weights.generation:
             self._look.set()
             return
+        if (weights.timeline, weights.log_id) <= served.replica.order:
+            return
+        served.become(weights.spec or served.created_by)
         predictor = Predictor(served.spec, weights.predictor)
         served.swap(Replica(weights.timeline, weights.term, weights.log_id, weights.metrics, predictor))
 
@@ -247,9 +259,10 @@ class Replicas:
 
 def _load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served:
     """Read a model's newest snapshot; without one, it is as it was created."""
-    spec = ModelSpec.model_validate_json(meta.spec)
+    created_by = ModelSpec.model_validate_json(meta.spec)
     snapshot = snapshots.load(link, name, meta.generation)
-    model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+    model = OnlineModel(created_by) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+    spec = model.spec
     replica = Replica(
         meta.timeline if snapshot is None else snapshot.timeline,
         0,
@@ -258,4 +271,9 @@ def _load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served
         Predictor(spec, model.predictor_bytes()),
     )
     encoders = FeatureEncoder(spec), LabelEncoder(spec)
-    return Served(name, meta.generation, spec, meta.created, *encoders, replica, lead, meta.head)
+    return Served(
+        *(name, meta.generation, spec, meta.created, *encoders, replica, lead),
+        created_by=created_by.model_dump_json(),
+        now=spec.model_dump_json(),
+        head=meta.head,
+    )

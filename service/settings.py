@@ -62,6 +62,17 @@ class Settings(BaseSettings):
     publish_seconds: float = Field(
         0.003, gt=0, description="least seconds between two publications of a model's weights"
     )
+    checkpoints: int = Field(10, ge=1, le=1000, description="checkpoints of a model that are kept")
+    checkpoint_observations: int = Field(
+        10_000, ge=0, description="observations after which a checkpoint is made; 0: never"
+    )
+    checkpoint_seconds: float = Field(
+        0.0, ge=0, description="seconds after which a checkpoint is made, if there is anything new; 0: never"
+    )
+    trainers: int = Field(1, ge=0, description="trainer processes of `freshet serve`")
+    trainer_nice: int = Field(10, ge=0, le=19, description="how much less urgent a trainer is to the machine")
+    max_epochs: int = Field(1000, ge=1, description="most epochs of one retraining")
+    max_job_seconds: int = Field(6 * 3600, ge=1, description="seconds after which a retraining is given up")
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -10,7 +10,8 @@ def _key(name: str, part: str) -> bytes:
 
 
 def meta(name: str) -> bytes:
-    """Hash: generation, spec, created, position, commands, bytes, timeline."""
+    """Hash: generation, spec, created, position, commands, bytes, timeline; retrain (as it was created with),
+    hyperparameters (patched), rebuilt (spec of the newest rebuild), job (the current one's id), pin, pinned_at."""
     return _key(name, "meta")
 
 
@@ -44,6 +45,36 @@ def snapshot(name: str) -> bytes:
     return _key(name, "snapshot")
 
 
+def blobs(name: str) -> bytes:
+    """Hash: `<log id>:<position>` of a command -> what it names; the log keeps what came after the position."""
+    return _key(name, "blobs")
+
+
+def checkpoints(name: str) -> bytes:
+    """Hash: checkpoint id -> what it is, JSON."""
+    return _key(name, "checkpoints")
+
+
+def checkpoint_states(name: str) -> bytes:
+    """Hash: checkpoint id -> the model's whole state."""
+    return _key(name, "checkpoint-states")
+
+
+def schedule(name: str) -> bytes:
+    """Hash: when the model is retrained: schedule (JSON), number of firings, due, from position, best loss."""
+    return _key(name, "schedule")
+
+
+def jobs(name: str) -> bytes:
+    """List: ids of the model's jobs, newest first."""
+    return _key(name, "jobs")
+
+
+def job(name: str, job_id: str) -> bytes:
+    """Hash: one job: state, request, attempt, beat, progress, result."""
+    return _key(name, f"job:{job_id}")
+
+
 def weights(name: str) -> bytes:
     """Channel: the weights after the newest steps."""
     return _key(name, "weights")
@@ -55,5 +86,7 @@ def results(web: str) -> bytes:
 
 
 def all_of(name: str) -> list[bytes]:
-    """Every key of a model."""
-    return [part(name) for part in (meta, log, ids, tokens, requests, lease, snapshot)]
+    """Every key of a model, except those of its jobs."""
+    parts = (meta, log, ids, tokens, requests, lease, snapshot)
+    retraining = (blobs, checkpoints, checkpoint_states, schedule, jobs)
+    return [part(name) for part in parts + retraining]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.blocks import Block
-from service.errors import StoreError, WrongGeneration
+from service.errors import LogCrowded, WrongGeneration
 from service.store import keys, scripts
 from service.store.connection import Link
 
@@ -102,15 +102,34 @@ def append(
     raise WrongGeneration(f"model {name} was deleted")
 
 
-def append_command(link: Link, name: str, generation: bytes, token: bytes, command: dict[str, Any]) -> LogId:
+def append_command(
+    link: Link,
+    name: str,
+    generation: bytes,
+    token: bytes,
+    command: dict[str, Any],
+    *,
+    blob: bytes = b"",
+    checkpoint: str = "",
+    hyperparameters: dict[str, Any] | None = None,
+    blobs: int = 10,
+) -> LogId | None:
     """Append a command, or find the one that was appended with this token. Returns its log id.
 
-    Raises WrongGeneration; StoreError if too many commands stand at this position.
+    What it names is kept with it: `blob`, or a copy of the state of `checkpoint`; then None is returned if there is no
+    such checkpoint. `hyperparameters` are noted as the model's live ones. `blobs` of the newest commands are kept.
+    Raises WrongGeneration; LogCrowded if too many commands stand at this position or wait for the learner.
     """
     answer = link.run(
         scripts.COMMAND,
-        [keys.meta(name), keys.log(name), keys.tokens(name)],
-        [generation, token, json.dumps(command)],
+        [
+            *(keys.meta(name), keys.log(name), keys.tokens(name)),
+            *(keys.blobs(name), keys.checkpoint_states(name)),
+        ],
+        [
+            *(generation, token, json.dumps(command), blob, checkpoint, 2 * blobs),
+            json.dumps(hyperparameters) if hyperparameters else "",
+        ],
     )
     match answer[0]:
         case b"appended":
@@ -119,7 +138,11 @@ def append_command(link: Link, name: str, generation: bytes, token: bytes, comma
             position, share = divmod(float(answer[1]), 1)
             return LogId(int(position), round(share * COMMANDS_AT_ONCE))
         case b"full":
-            raise StoreError(f"more than {COMMANDS_AT_ONCE - 1} commands without an observation between them")
+            raise LogCrowded(
+                "too many commands wait for the learner, or stand without an observation between them"
+            )
+        case b"unknown":
+            return None
     raise WrongGeneration(f"model {name} was deleted")
 
 

@@ -27,18 +27,19 @@ class Weights:
     log_id: LogId
     metrics: dict[str, Any]
     predictor: bytes
+    spec: str | None = None  # of a rebuilt model; None: the spec that it was created by
 
     def to_bytes(self) -> bytes:
         """A line of JSON, then the predictor's bytes."""
-        head = [self.generation, self.timeline, self.term, *self.log_id, self.metrics]
+        head = [self.generation, self.timeline, self.term, *self.log_id, self.metrics, self.spec]
         return json.dumps(head).encode() + b"\n" + self.predictor
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Weights":
         """The message that `to_bytes` wrote."""
         head, _, predictor = blob.partition(b"\n")
-        generation, timeline, term, position, command, metrics = json.loads(head)
-        return cls(generation, timeline, term, LogId(position, command), metrics, predictor)
+        generation, timeline, term, position, command, metrics, spec = json.loads(head)
+        return cls(generation, timeline, term, LogId(position, command), metrics, predictor, spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from service.errors import TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -29,10 +30,19 @@ class Lead:
     published: LogId
 
 
-def create(link: Link, name: str, spec: bytes) -> tuple[str, bytes]:
-    """Create a model, if the name is free. Returns "created", "same" or "different", and the generation."""
+def create(
+    link: Link, name: str, spec: bytes, retrain: str = "", due: float | None = None
+) -> tuple[str, bytes]:
+    """Create a model, if the name is free. Returns "created", "same" or "different", and the generation.
+
+    `retrain` is the schedule of its retraining (JSON) and `due` when that is due first.
+    """
     generation = secrets.token_hex(8)
-    outcome, known = link.run(scripts.CREATE, [keys.meta(name)], [generation, spec, repr(time.time())])
+    outcome, known = link.run(
+        scripts.CREATE,
+        [keys.meta(name), keys.schedule(name)],
+        [generation, spec, repr(time.time()), retrain, "" if due is None else repr(due)],
+    )
     if outcome != b"different":  # also on a retry, should the first try have died before this line
         link.call_many([("HSET", keys.MODELS, name, known), ("PUBLISH", keys.EVENTS, name)])
     return outcome.decode(), known
@@ -44,9 +54,16 @@ def delete(link: Link, name: str) -> bool:
     if generation is None:
         link.call("HDEL", keys.MODELS, name)
         return False
-    deleted = link.run(scripts.DELETE, keys.all_of(name), [generation])
+    jobs = [keys.job(name, job.decode()) for job in link.call("LRANGE", keys.jobs(name), 0, -1)]
+    deleted = link.run(scripts.DELETE, keys.all_of(name) + jobs, [generation])
     link.call_many([("HDEL", keys.MODELS, name), ("PUBLISH", keys.EVENTS, name)])
     return bool(deleted)
+
+
+def rebuilt(link: Link, name: str, generation: bytes, term: int, spec: str) -> None:
+    """Note that the model is of another spec than it was created by. Raises TermLost."""
+    if not link.run(scripts.REBUILT, [keys.meta(name), keys.lease(name)], [generation, term, spec]):
+        raise TermLost(name)
 
 
 def names(link: Link) -> dict[str, bytes]:

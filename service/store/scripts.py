@@ -27,15 +27,20 @@ def _sha(source: str) -> str:
     return _SHAS[source]
 
 
-# KEYS: meta. ARGV: generation, spec, created (seconds since the epoch).
+# KEYS: meta, schedule.
+# ARGV: generation, spec, created (seconds since the epoch), schedule (JSON, or "": none), when it is due first.
 # -> {"created" | "same" | "different", generation}
 CREATE = Script("""
-local known = redis.call('HMGET', KEYS[1], 'generation', 'spec')
+local known = redis.call('HMGET', KEYS[1], 'generation', 'spec', 'rebuilt', 'retrain')
 if known[1] then
-  return {known[2] == ARGV[2] and 'same' or 'different', known[1]}
+  local same = (known[3] or known[2]) == ARGV[2] and (known[4] or '') == ARGV[4]
+  return {same and 'same' or 'different', known[1]}
 end
 redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'spec', ARGV[2], 'created', ARGV[3],
-  'position', 0, 'commands', 0, 'bytes', 0, 'timeline', 1)
+  'position', 0, 'commands', 0, 'bytes', 0, 'timeline', 1, 'retrain', ARGV[4])
+if ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[2], 'schedule', ARGV[4], 'number', 0, 'due', ARGV[5], 'from', 0)
+end
 return {'created', ARGV[1]}
 """)
 
@@ -94,22 +99,46 @@ if #ARGV > 7 then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', oldest) end
 return {'appended', string.format('%.0f', position)}
 """)
 
-# Append a command.
-# KEYS: meta, log, tokens. ARGV: generation, token, command (JSON).
-# -> {"appended", log id} | {"seen", score} | {"full"} | {"gone"}
-COMMAND = Script("""
-local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands', 'bytes')
+# Append a command, with the blob that it names. In Lua: `append_command(token, command, blob, from)` for the keys
+# meta, log, tokens, blobs. The blob's field is `<log id>:<from>`: of the log, what came after the position `from` is
+# kept until the command is in a snapshot; "" is the command's own position.
+_APPEND_COMMAND = """
+local function append_command(token, command, blob, from)
+  local model = redis.call('HMGET', KEYS[1], 'position', 'commands', 'bytes')
+  local commands = tonumber(model[2]) + 1
+  local id = model[1] .. '-' .. string.format('%.0f', commands)
+  redis.call('XADD', KEYS[2], id, 't', token, 'w', '', 's', model[3], 'c', command)
+  redis.call('HSET', KEYS[1], 'commands', commands)
+  redis.call('ZADD', KEYS[3], tonumber(model[1]) + commands / 1024, token)
+  if blob ~= '' then redis.call('HSET', KEYS[4], id .. ':' .. (from == '' and model[1] or from), blob) end
+  return id
+end
+"""
+
+# KEYS: meta, log, tokens, blobs, checkpoint states.
+# ARGV: generation, token, command (JSON), blob ("": none), checkpoint whose state is the blob ("": none),
+#   most blobs, hyperparameters that it changes (JSON object; "": none).
+# -> {"appended", log id} | {"seen", score} | {"full"} | {"unknown"}: no such checkpoint | {"gone"}
+COMMAND = Script(
+    _APPEND_COMMAND
+    + """
+local model = redis.call('HMGET', KEYS[1], 'generation', 'commands', 'hyperparameters')
 if model[1] ~= ARGV[1] then return {'gone'} end
 local seen = redis.call('ZSCORE', KEYS[3], ARGV[2])
 if seen then return {'seen', seen} end
-local commands = tonumber(model[3]) + 1
-if commands >= 1024 then return {'full'} end
-local id = model[2] .. '-' .. string.format('%.0f', commands)
-redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', '', 's', model[4], 'c', ARGV[3])
-redis.call('HSET', KEYS[1], 'commands', commands)
-redis.call('ZADD', KEYS[3], tonumber(model[2]) + commands / 1024, ARGV[2])
-return {'appended', id}
-""")
+local blob = ARGV[4]
+if ARGV[5] ~= '' then blob = redis.call('HGET', KEYS[5], ARGV[5]) end
+if not blob then return {'unknown'} end
+if blob ~= '' and redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[6]) then return {'full'} end
+if tonumber(model[2]) >= 1023 then return {'full'} end
+if ARGV[7] ~= '' then
+  local changed = cjson.decode(model[3] or '{}')
+  for name, value in pairs(cjson.decode(ARGV[7])) do changed[name] = value end
+  redis.call('HSET', KEYS[1], 'hyperparameters', cjson.encode(changed))
+end
+return {'appended', append_command(ARGV[2], ARGV[3], blob, '')}
+"""
+)
 
 # The sizes of 1,000 entries, without their blocks. KEYS: log. ARGV: where to start, as XRANGE takes it.
 # -> {log id, bytes of all blocks up to it, log id, bytes, ...}
@@ -162,15 +191,50 @@ if redis.call('HGET', KEYS[2], 'republish') ~= '1' then redis.call('HSET', KEYS[
 return 1
 """)
 
-# Keep a snapshot and trim the log behind it.
-# KEYS: meta, lease, snapshot, log. ARGV: generation, term, log id, step, timeline, state, position to trim below.
+# Keep a snapshot, trim the log behind it and let go of blobs whose command is behind it.
+# What a running job has pinned is kept, unless that would hold more than `keep_bytes` beyond what the log keeps.
+# KEYS: meta, lease, snapshot, log, blobs.
+# ARGV: generation, term, log id, step, timeline, state, position to trim below, keep_bytes, blobs kept at most,
+#   fading loss ("": none).
 # -> 1, or 0 if the lead is lost.
 SNAPSHOT = Script("""#!lua flags=allow-oom
-if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+local model = redis.call('HMGET', KEYS[1], 'generation', 'pin', 'pinned_at')
+if model[1] ~= ARGV[1] then return 0 end
 if redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+
+local function size_from(position)
+  local entry = redis.call('XRANGE', KEYS[4], position .. '-0', '+', 'COUNT', 1)[1]
+  if not entry then return 0 end
+  for field = 1, #entry[2], 2 do
+    if entry[2][field] == 's' then return tonumber(entry[2][field + 1]) end
+  end
+end
+local trim = tonumber(ARGV[7])
+local pin = tonumber(model[2] or trim)
+if pin < trim and tonumber(redis.call('TIME')[1]) - tonumber(model[3]) < 60
+    and size_from(ARGV[7]) - size_from(string.format('%.0f', pin)) <= tonumber(ARGV[8]) then
+  trim = pin
+end
+local position, command = string.match(ARGV[3], '(%d+)-(%d+)')
+local here = tonumber(position) + tonumber(command) / 1024
+local old = {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
+  local at, number, from = string.match(name, '(%d+)-(%d+):(%d+)')
+  local place = tonumber(at) + tonumber(number) / 1024
+  if place > here then
+    trim = math.min(trim, tonumber(from))
+  else
+    old[#old + 1] = {place, name}
+  end
+end
+table.sort(old, function(a, b) return a[1] > b[1] end)
+
 redis.call('HSET', KEYS[3], 'generation', ARGV[1], 'term', ARGV[2], 'log_id', ARGV[3], 'step', ARGV[4],
-  'timeline', ARGV[5], 'state', ARGV[6])
-redis.call('XTRIM', KEYS[4], 'MINID', ARGV[7] .. '-0')
+  'timeline', ARGV[5], 'state', ARGV[6], 'loss', ARGV[10])
+for place, blob in ipairs(old) do
+  if place > tonumber(ARGV[9]) or blob[1] < trim then redis.call('HDEL', KEYS[5], blob[2]) end
+end
+redis.call('XTRIM', KEYS[4], 'MINID', string.format('%.0f', trim) .. '-0')
 return 1
 """)
 
@@ -183,4 +247,41 @@ if model[1] ~= ARGV[1] or redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then re
 local timeline = math.max(tonumber(model[2]) + 1, tonumber(ARGV[3]))
 redis.call('HSET', KEYS[1], 'timeline', timeline)
 return timeline
+""")
+
+# Keep a checkpoint; beyond `most` the oldest that was made by the clock goes, else the oldest.
+# KEYS: meta, lease, checkpoints, checkpoint states. ARGV: generation, term, id, what it is (JSON), state, most.
+# -> 1, or 0 if the lead is lost.
+CHECKPOINT = Script("""
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[4], ARGV[3], ARGV[5])
+local found = redis.call('HGETALL', KEYS[3])
+local others = {}
+for field = 1, #found, 2 do
+  local position, command = string.match(found[field], '(%d+)-(%d+)')
+  local periodic = cjson.decode(found[field + 1]).reason == 'periodic'
+  if found[field] ~= ARGV[3] then
+    others[#others + 1] = {periodic and 0 or 1, tonumber(position) + tonumber(command) / 1024, found[field]}
+  end
+end
+table.sort(others, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+for place = 1, #others + 1 - tonumber(ARGV[6]) do
+  redis.call('HDEL', KEYS[3], others[place][3])
+  redis.call('HDEL', KEYS[4], others[place][3])
+end
+return 1
+""")
+
+# Note that a model is of another spec now; its live hyperparameters are those of that spec.
+# KEYS: meta, lease. ARGV: generation, term, spec. -> 1, or 0 if the lead is lost.
+REBUILT = Script("""#!lua flags=allow-oom
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+if redis.call('HGET', KEYS[1], 'rebuilt') ~= ARGV[3] then
+  redis.call('HSET', KEYS[1], 'rebuilt', ARGV[3])
+  redis.call('HDEL', KEYS[1], 'hyperparameters')
+end
+return 1
 """)

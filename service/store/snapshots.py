@@ -15,17 +15,28 @@ class Snapshot:
     log_id: LogId
     timeline: int
     state: bytes
+    loss: float | None = None  # in the fading window
 
 
-def save(link: Link, name: str, generation: bytes, term: int, snapshot: Snapshot, trim_below: int) -> None:
-    """Keep the snapshot, and trim the log's entries below the position `trim_below`. Raises TermLost."""
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What is kept beside a snapshot: the log from a position on, bytes a job may hold beyond that, and blobs."""
+
+    trim_below: int
+    keep_bytes: int
+    blobs: int
+
+
+def save(link: Link, name: str, generation: bytes, term: int, snapshot: Snapshot, keep: Keep) -> None:
+    """Keep the snapshot, trim the log and let go of blobs that no replay needs. Raises TermLost."""
     position = snapshot.log_id.position
     saved = link.run(
         scripts.SNAPSHOT,
-        [keys.meta(name), keys.lease(name), keys.snapshot(name), keys.log(name)],
+        [keys.meta(name), keys.lease(name), keys.snapshot(name), keys.log(name), keys.blobs(name)],
         [
             *(generation, term, str(snapshot.log_id), position),
-            *(snapshot.timeline, snapshot.state, max(0, min(trim_below, position))),
+            *(snapshot.timeline, snapshot.state, max(0, min(keep.trim_below, position))),
+            *(keep.keep_bytes, keep.blobs, "" if snapshot.loss is None else repr(snapshot.loss)),
         ],
     )
     if not saved:

@@ -1,0 +1,228 @@
+"""The Lua scripts of retraining jobs. A job is changed only by its current attempt: others come too late.
+
+States: queued, running, succeeded, failed, cancelled. A model has one job that is queued or running; its id stands in
+`meta`, and there every change is checked against it.
+"""
+
+from service.store.scripts import _APPEND_COMMAND, Script
+
+HISTORY = 20
+"""Jobs of a model that are remembered."""
+
+# In Lua: `now()`, seconds since the epoch by Redis's clock; `start(meta, job, jobs, prefix, id, request, digest)`.
+_NOW = """
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1e6
+end
+"""
+_START = f"""
+local function start(meta, job, jobs, prefix, id, request, digest)
+  redis.call('HSET', job, 'id', id, 'state', 'queued', 'request', request, 'digest', digest, 'attempt', 1,
+    'created', string.format('%.3f', now()), 'beat', string.format('%.3f', now()))
+  redis.call('HSET', meta, 'job', id)
+  redis.call('LPUSH', jobs, id)
+  for _, old in ipairs(redis.call('LRANGE', jobs, {HISTORY}, -1)) do redis.call('DEL', prefix .. old) end
+  redis.call('LTRIM', jobs, 0, {HISTORY - 1})
+end
+"""
+_END = """
+local function finish(meta, job, state, detail)
+  redis.call('HSET', job, 'state', state, 'ended', string.format('%.3f', now()), 'detail', detail)
+  redis.call('HDEL', meta, 'job', 'pin', 'pinned_at')
+end
+"""
+
+# Start a job, if the model has none.
+# KEYS: meta, job, jobs. ARGV: generation, id, request (JSON), digest of the body, prefix of the jobs' keys.
+# -> {"started"} | {"same"}: it is there already | {"different"}: by another body | {"busy", id} | {"gone"}
+START = Script(
+    _NOW
+    + _START
+    + """
+local model = redis.call('HMGET', KEYS[1], 'generation', 'job')
+if model[1] ~= ARGV[1] then return {'gone'} end
+local known = redis.call('HGET', KEYS[2], 'digest')
+if known then return {known == ARGV[4] and 'same' or 'different'} end
+if model[2] then return {'busy', model[2]} end
+start(KEYS[1], KEYS[2], KEYS[3], ARGV[5], ARGV[2], ARGV[3], ARGV[4])
+return {'started'}
+"""
+)
+
+# Fire a schedule once: start its job, if nobody did so before and no job is under way.
+# KEYS: meta, job, jobs, schedule.
+# ARGV: generation, id, request (JSON), prefix of the jobs' keys, number of firings seen, schedule seen,
+#   when it is due next ("": never), position.
+# -> 1, or 0 if another did, the schedule is another one or the model is busy or gone.
+FIRE = Script(
+    _NOW
+    + _START
+    + """
+local model = redis.call('HMGET', KEYS[1], 'generation', 'job')
+if model[1] ~= ARGV[1] or model[2] then return 0 end
+local schedule = redis.call('HMGET', KEYS[4], 'number', 'schedule')
+if schedule[1] ~= ARGV[5] or schedule[2] ~= ARGV[6] then return 0 end
+redis.call('HSET', KEYS[4], 'number', tonumber(schedule[1]) + 1, 'due', ARGV[7], 'from', ARGV[8])
+redis.call('HDEL', KEYS[4], 'best')
+start(KEYS[1], KEYS[2], KEYS[3], ARGV[4], ARGV[2], ARGV[3], '')
+return 1
+"""
+)
+
+# Set a schedule, or take it away.
+# KEYS: meta, schedule. ARGV: generation, schedule (JSON, "": none), when it is due first ("": never). -> 1, or 0: gone
+SCHEDULE = Script("""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'position')
+if model[1] ~= ARGV[1] then return 0 end
+local number = tonumber(redis.call('HGET', KEYS[2], 'number') or 0)
+redis.call('DEL', KEYS[2])
+if ARGV[2] ~= '' then
+  redis.call('HSET', KEYS[2], 'schedule', ARGV[2], 'number', number + 1, 'due', ARGV[3], 'from', model[2])
+end
+return 1
+""")
+
+# Remember the best fading loss since a schedule's last firing.
+# KEYS: meta, schedule. ARGV: generation, number of firings seen, loss.
+BEST = Script("""
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+local schedule = redis.call('HMGET', KEYS[2], 'number', 'best')
+if schedule[1] ~= ARGV[2] then return 0 end
+if not schedule[2] or tonumber(ARGV[3]) < tonumber(schedule[2]) then
+  redis.call('HSET', KEYS[2], 'best', ARGV[3])
+end
+return 1
+""")
+
+# What every change by a trainer asks first. KEYS: meta, job. ARGV: id, attempt.
+_MINE = """
+local function mine(states)
+  local job = redis.call('HMGET', KEYS[2], 'attempt', 'state')
+  if redis.call('HGET', KEYS[1], 'job') ~= ARGV[1] or job[1] ~= ARGV[2] then return false end
+  return job[2] == states
+end
+"""
+
+# A trainer takes up a job. KEYS: meta, job. ARGV: id, attempt. -> 1, or 0 if it is not to be run.
+BEGIN = Script(
+    _NOW
+    + _END
+    + _MINE
+    + """
+if not mine('queued') then return 0 end
+if redis.call('HGET', KEYS[2], 'cancel') then
+  finish(KEYS[1], KEYS[2], 'cancelled', '')
+  return 0
+end
+redis.call('HSET', KEYS[2], 'state', 'running', 'beat', string.format('%.3f', now()))
+redis.call('HSETNX', KEYS[2], 'started', string.format('%.3f', now()))
+redis.call('HDEL', KEYS[2], 'progress', 'stage')
+return 1
+"""
+)
+
+# A running job's sign of life, with what it holds of the log and how far it is.
+# KEYS: meta, job. ARGV: id, attempt, position from which the log is needed ("": nothing), stage, progress (JSON).
+# -> 1 | 2: cancel it | 0: it is not this attempt's any more
+PULSE = Script(
+    "#!lua flags=allow-oom\n"
+    + _NOW
+    + _MINE
+    + """
+if not mine('running') then return 0 end
+redis.call('HSET', KEYS[2], 'beat', string.format('%.3f', now()), 'stage', ARGV[4], 'progress', ARGV[5])
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'pin', ARGV[3], 'pinned_at', string.format('%.0f', now()))
+end
+return redis.call('HGET', KEYS[2], 'cancel') and 2 or 1
+"""
+)
+
+# End a running job without promoting anything. KEYS: meta, job. ARGV: id, attempt, state, result (JSON), detail.
+# -> 1, or 0 if it is not this attempt's any more
+FINISH = Script(
+    "#!lua flags=allow-oom\n"
+    + _NOW
+    + _END
+    + _MINE
+    + """
+if not mine('running') then return 0 end
+redis.call('HSET', KEYS[2], 'result', ARGV[4])
+finish(KEYS[1], KEYS[2], ARGV[3], ARGV[5])
+return 1
+"""
+)
+
+# Promote a candidate and so end the job: the command, its blob and the job's end are one.
+# KEYS: meta, job (in the place of the log for `mine`), log, tokens, blobs.
+# ARGV: id, attempt, generation, token, command (JSON), candidate, its position, positions it may be behind,
+#   result (JSON), most blobs.
+# -> {"appended", log id} | {"behind", position} | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
+PROMOTE = Script(
+    _NOW
+    + _END
+    + _MINE
+    + """
+local generation, position, commands = unpack(redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands'))
+if generation ~= ARGV[3] or not mine('running') then return {'late'} end
+if redis.call('HGET', KEYS[2], 'cancel') then
+  finish(KEYS[1], KEYS[2], 'cancelled', '')
+  return {'cancelled'}
+end
+if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind', position} end
+if tonumber(commands) >= 1023 or redis.call('HLEN', KEYS[5]) >= tonumber(ARGV[10]) then return {'full'} end
+local job = KEYS[2]
+KEYS = {KEYS[1], KEYS[3], KEYS[4], KEYS[5]}
+"""
+    + _APPEND_COMMAND
+    + """
+local id = append_command(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
+redis.call('HSET', job, 'result', ARGV[9], 'log_id', id)
+finish(KEYS[1], job, 'succeeded', '')
+return {'appended', id}
+"""
+)
+
+# Cancel a job: at once if it waits, at its next batch if it runs. KEYS: meta, job. ARGV: id.
+# -> the state after it, or nil if there is no such job.
+CANCEL = Script(
+    _NOW
+    + _END
+    + """
+local state = redis.call('HGET', KEYS[2], 'state')
+if not state then return false end
+if redis.call('HGET', KEYS[1], 'job') ~= ARGV[1] then return state end
+redis.call('HSET', KEYS[2], 'cancel', 1)
+if state == 'queued' then
+  finish(KEYS[1], KEYS[2], 'cancelled', '')
+  return 'cancelled'
+end
+return state
+"""
+)
+
+# Give a job to another trainer, because its own has been silent: queued for the next attempt, or failed after the last.
+# KEYS: meta, job. ARGV: id, attempt, state that it is in, seconds of silence, most attempts.
+# -> the next attempt, 0 if the job is well, -1 if it has ended.
+TAKE_BACK = Script(
+    _NOW
+    + _END
+    + _MINE
+    + """
+if not mine(ARGV[3]) then return 0 end
+local job = redis.call('HMGET', KEYS[2], 'beat', 'cancel')
+if now() - tonumber(job[1]) < tonumber(ARGV[4]) then return 0 end
+if job[2] then
+  finish(KEYS[1], KEYS[2], 'cancelled', '')
+  return -1
+end
+local attempt = tonumber(ARGV[2]) + 1
+if attempt > tonumber(ARGV[5]) then
+  finish(KEYS[1], KEYS[2], 'failed', 'its trainer died ' .. ARGV[2] .. ' times')
+  return -1
+end
+redis.call('HSET', KEYS[2], 'state', 'queued', 'attempt', attempt, 'beat', string.format('%.3f', now()))
+return attempt
+"""
+)

@@ -142,49 +142,48 @@ class Lines:
         if time.monotonic() - self._shown >= LINE_INTERVAL:
             self._shown = time.monotonic()
             share = f" ({report.read_bytes / report.total_bytes:.0%})" if report.total_bytes else ""
-            click.echo(f"{report.sent:,} rows{share}, {progress_text(report)}", err=True)
+            scores = score_text(report.metrics.get("window", {}))
+            line = f"{report.sent:,} rows{share}, {report.rate:,.0f} rows/s"
+            click.echo(f"{line}, {scores}" if scores else line, err=True)
 
     def close(self) -> None:
         pass
 
 
 class Bar:
-    """A progress bar: by bytes read where the file's size is known."""
+    """A progress bar, by bytes read where the file's size is known, with the scores below it."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         self._progress = Progress(
-            TextColumn("{task.fields[rows]:>9,} rows"),
-            BarColumn(bar_width=24),
+            BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f} rows/s"),
         )
-        self._task = self._progress.add_task("", total=None, rows=0, text="")
-        self._noted = ""
-        self._progress.start()
+        self._task = self._progress.add_task("", total=None, rows=0, rate=0.0)
+        self._scores = self._noted = ""
+        self._live = Live(
+            get_renderable=lambda: Group(self._progress, self._scores), console=Console(stderr=True)
+        )
+        self._live.start()
 
     def note(self, text: str) -> None:
         if text != self._noted:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._live.console.print(text, markup=False, highlight=False)
         self._noted = text
 
     def update(self, report: "Report") -> None:
+        self._scores = score_text(report.metrics.get("window", {}))
         self._progress.update(
             self._task,
             total=report.total_bytes,
             completed=report.read_bytes,
             rows=report.sent,
-            text=progress_text(report),
+            rate=report.rate,
         )
 
     def close(self) -> None:
-        self._progress.stop()
-
-
-def progress_text(report: "Report") -> str:
-    """The rate, and the scores over the fading window."""
-    scores = score_text(report.metrics.get("window", {}))
-    return f"{report.rate:,.0f} rows/s" + (f", {scores}" if scores else "")
+        self._live.stop()

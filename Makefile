@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 BASE ?= python:3.12-slim
 
-.PHONY: install serve test lint bench containers requirements clean
+.PHONY: install serve test lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+readme: install  # writes what a server really answers, and the settings, into README.md
+	$(BIN)/python -m tests.scenarios.readme
 
 containers:  # needs podman or docker; BASE is the image to build on
 	BASE=$(BASE) tests/containers/smoke.sh

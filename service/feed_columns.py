@@ -233,18 +233,16 @@ def _is_boolean(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, str):
-        return NUMBER.fullmatch(value) is not None and isfinite(float(value))
-    return isinstance(value, int | float)
+    return isinstance(as_number(value), int | float)
 
 
 def as_number(value: object) -> object:
     """The number that a text says; None for a missing one. What is no number stays as it is."""
-    if is_missing(value):
-        return None
-    if isinstance(value, bool):
-        return int(value)
-    return float(value) if isinstance(value, str) and _is_number(value) else value
+    if isinstance(value, str):
+        if NUMBER.fullmatch(value) and isfinite(number := float(value)):
+            return number
+        return None if is_missing(value) else value
+    return int(value) if isinstance(value, bool) else value
 
 
 def as_boolean(value: object) -> object:

@@ -7,7 +7,7 @@ from flask import Flask, Response, request
 from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from service import logs
+from service import failpoints, logs
 from service.embedded import redis_url
 from service.errors import (
     Invalid,
@@ -29,6 +29,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application, with its replicas running. Call it in the process that serves, after the fork."""
     settings = settings or load_settings()
     logs.configure(settings, "web")
+    failpoints.configure(settings)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     web = Web.create(settings, redis_url(settings))

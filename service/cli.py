@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from service import logs
+from service import failpoints, logs
 from service.embedded import redis_url
 from service.errors import ServiceError, StoreUnavailable
 from service.feed_command import feed
@@ -62,7 +62,7 @@ def learner() -> None:
     settings = load_settings()
     logs.configure(settings, "learner")
     _check(settings)
-    _warm_up()
+    failpoints.configure(settings)
     worker = Learner(settings, redis_url(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -76,12 +76,6 @@ def warm_up() -> None:
 
 
 cli.add_command(feed)
-
-
-def _warm_up() -> None:
-    from model import ModelSpec, OnlineModel
-
-    OnlineModel(ModelSpec(task="binary", features=1)).warm_up()
 
 
 def _check(settings: Settings) -> None:

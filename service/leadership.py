@@ -4,13 +4,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from service.errors import StoreError, TermLost
+from service.errors import StoreError, StoreUnavailable, TermLost
+from service.logs import log
+from service.processes import has_died
 from service.store import lease, models
 from service.store.connection import Link
 
 if TYPE_CHECKING:
     from service.learner import Learner
 
+LONGEST_BENCH = 60.0  # seconds
 BEAT = 0.25  # seconds between heartbeats, and between looks for models without a learner
 STUCK = 30.0  # seconds without progress of the main thread after which the heart stops
 
@@ -19,7 +22,7 @@ class Candidates:
     """Which models may be taken over: those whose heartbeat has not moved for the lease time.
 
     Time counts only between looks that followed each other promptly: after a stall of Redis or of this process
-    the leader gets its whole lease again.
+    the leader gets its whole lease again. A leader that has died on this machine is not waited for.
     """
 
     def __init__(self, lease_seconds: float) -> None:
@@ -39,10 +42,32 @@ class Candidates:
             same = lead is not None and (lead.term, lead.counter) == (pair[1].term, pair[1].counter)
             seconds = seconds + min(now - looked_at, 2 * BEAT) if same else 0.0
             still[name] = (pair[1], seconds, now)
-            if pair[1].counter == 0 or seconds >= self._lease_seconds:
+            if pair[1].counter == 0 or seconds >= self._lease_seconds or has_died(pair[1].holder):
                 free.append((name, pair))
         self._still = still
         return free
+
+
+class Bench:
+    """Models that could not be led, by generation: each is tried again after 1 s, then 2 s, 4 s, at most a minute."""
+
+    def __init__(self) -> None:
+        self._sitting: dict[str, tuple[bytes, float, float]] = {}  # generation, pause, free again at
+
+    def sit(self, name: str, generation: bytes, now: float) -> None:
+        """Leave a model alone for a while, as of the monotonic time `now`."""
+        known, pause, _ = self._sitting.get(name, (generation, 0.0, now))
+        pause = min(max(1.0, 2 * pause), LONGEST_BENCH) if known == generation else 1.0
+        self._sitting[name] = generation, pause, now + pause
+
+    def has(self, name: str, generation: bytes, now: float) -> bool:
+        """Whether a model is to be left alone."""
+        known, _, free_at = self._sitting.get(name, (b"", 0.0, 0.0))
+        return known == generation and now < free_at
+
+    def leave(self, name: str) -> None:
+        """Forget that a model could not be led."""
+        self._sitting.pop(name, None)
 
 
 class Heart(threading.Thread):
@@ -69,10 +94,13 @@ class Heart(threading.Thread):
         """One heartbeat for every led model."""
         for led in list(self._learner.led.values()):
             try:
-                _, republish = lease.beat(self._link, led.name, led.generation, led.term, led.published)
+                republish, renew = lease.beat(self._link, led.name, led.generation, led.term, led.published)
             except TermLost:
                 led.lost = True
-            except StoreError:
+            except StoreUnavailable:
                 return
+            except StoreError as error:  # of this model's keys: the others' hearts beat on
+                log.error("cannot beat for a model", model=led.name, error=str(error))
             else:
                 led.republish = led.republish or republish
+                led.renew = max(led.renew, renew)

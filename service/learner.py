@@ -4,17 +4,24 @@ import math
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from service.errors import LogGap, StoreError, StoreUnavailable, TermLost
-from service.leadership import BEAT, Candidates, Heart
+from model import ModelSpec, OnlineModel
+from service import failpoints
+from service.errors import LogGap, StoreError, StoreFull, StoreUnavailable, TermLost
+from service.leadership import BEAT, Bench, Candidates, Heart
 from service.led import Led, grouped
 from service.logs import log
+from service.processes import identity
 from service.settings import Settings
 from service.store import lease, models
 from service.store.connection import Link
-from service.store.log import parse_read, read_after, read_command, token_at
+from service.store.log import Entry, parse_entries, parse_read, read_after, read_command, token_at
 
 ENTRIES_AT_ONCE = 256  # read from a log at once, at most
+UNANSWERED = 1000  # commands sent without their answers being read, at most
 WAIT = 0.1  # seconds that a read waits for the first entry
 
 
@@ -29,6 +36,8 @@ class Learner:
         self.led: dict[str, Led] = {}
         self._heart = Heart(self, Link(url, settings.redis_timeout))
         self._candidates = Candidates(settings.lease_seconds)
+        self._bench = Bench()
+        self._holder = identity()
         self._looked_at = -math.inf
         self._connected = True
         self._stopping = threading.Event()
@@ -36,11 +45,15 @@ class Learner:
 
     def run(self) -> None:
         """Learn until `stop()` is called, then snapshot and give up the lead of every model."""
+        self._warm_up()
         self._heart.start()
         while not self._stopping.is_set():
             try:
                 self.step()
             except StoreUnavailable as error:
+                self._disconnected(error)
+            except StoreError as error:  # an answer that no single model can be blamed for yet
+                log.exception("an answer of Redis that nobody expected")
                 self._disconnected(error)
         self._heart.stop()
         self._hand_over()
@@ -57,12 +70,39 @@ class Learner:
         if now - self._looked_at >= BEAT:
             self._looked_at = now
             self._look_for_models()
-        for led in [led for led in self.led.values() if led.lost]:
-            self._drop(led, "another learner leads it")
+        for led in list(self.led.values()):
+            if led.lost:
+                self._drop(led, "another learner leads it")
+            elif led.renew:
+                with self._only(led):
+                    self._renew(led)
         if not self.led:
             time.sleep(BEAT / 5)
             return
         self._read_and_learn()
+
+    def _warm_up(self) -> None:
+        """Load the compiled loop. Meanwhile the leases of learners that have died run out."""
+        compiling = threading.Thread(target=_compile, name="compile", daemon=True)
+        compiling.start()
+        while compiling.is_alive() and not self._stopping.is_set():
+            with suppress(StoreError):
+                found = models.describe(self.link, list(models.names(self.link)))
+                self._candidates.free(found, time.monotonic())
+            compiling.join(BEAT)
+
+    @contextmanager
+    def _only(self, led: Led) -> Iterator[None]:
+        """What goes wrong with one model stays with it: it is dropped and told of, the others are led on."""
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except TermLost:
+            self._drop(led, "another learner leads it")
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
+            log.exception("a model cannot be led", model=led.name, step=led.model.step)
+            self._give_up(led.name, led.generation, led.term, error)
 
     # -- leading ---------------------------------------------------------------------------------------------
 
@@ -70,31 +110,40 @@ class Learner:
         known = models.names(self.link)
         for led in list(self.led.values()):
             if known.get(led.name) != led.generation:
-                self._drop(led, "the model was deleted")
-        unled = [name for name in known if name not in self.led]
-        free = self._candidates.free(models.describe(self.link, unled), time.monotonic())
+                self._drop(led, self._why_gone(led))
+        now = time.monotonic()
+        unled = [
+            name for name in known if name not in self.led and not self._bench.has(name, known[name], now)
+        ]
+        free = self._candidates.free(models.describe(self.link, unled), now)
         random.shuffle(free)
         # Half of what is free: learners that start together share the models.
         for name, (meta, lead) in free[: (len(free) + 1) // 2]:
-            term = lease.acquire(self.link, name, meta.generation, lead)
+            term = lease.acquire(self.link, name, meta.generation, lead, self._holder)
             if term is not None:
                 self._take_over(name, meta, term)
 
     def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
         try:
-            self.led[name] = led = Led.load(self.settings, self.link, name, meta, term)
-            self._catch_up(led)
-        except (StoreError, ValueError) as error:
-            self.led.pop(name, None)
-            if isinstance(error, StoreUnavailable):
-                raise
-            log.error("cannot lead a model", model=name, error=str(error))
+            led = Led.load(self.settings, self.link, name, meta, term)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
+            log.exception("a model cannot be loaded", model=name)
+            self._give_up(name, meta.generation, term, error)
             return
-        log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
+        self.led[name] = led
+        with self._only(led):
+            self._catch_up(led)
+            self._bench.leave(name)
+            log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
 
     def _catch_up(self, led: Led) -> None:
         """Apply the whole tail of the log, before any weights are published."""
-        while entries := read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE):
+        while not self._stopping.is_set():
+            entries = read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE)
+            if not entries:
+                return
             for group in grouped(entries):
                 self._send(led.apply(group))
             self.progress_at = time.monotonic()
@@ -103,35 +152,64 @@ class Learner:
         self.led.pop(led.name, None)
         log.warning("leads no longer", model=led.name, term=led.term, why=why)
 
+    def _give_up(self, name: str, generation: bytes, term: int, error: Exception) -> None:
+        """Let another learner try a model, say why, and leave it alone for a while."""
+        self.led.pop(name, None)
+        self._bench.sit(name, generation, time.monotonic())
+        with suppress(StoreError):
+            lease.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
+
+    def _why_gone(self, led: Led) -> str:
+        if models.was_deleted(self.link, led.generation):
+            return "the model was deleted"
+        log.error("Redis has lost a model: it came back empty or older", model=led.name, step=led.model.step)
+        return "Redis has lost the model"
+
     # -- learning --------------------------------------------------------------------------------------------
 
     def _read_and_learn(self) -> None:
-        self._learn_and_send([led.publication() for led in self.led.values() if self._publication_due(led)])
-        for led in [led for led in self.led.values() if led.snapshot_due()]:
-            self._snapshot(led)
+        publications = []
+        for led in list(self.led.values()):
+            with self._only(led):
+                if self._publication_due(led):
+                    publications.append(led.publication())
+        if self.led:
+            self._learn_and_send(publications)
+        for led in list(self.led.values()):
+            if led.snapshot_due():
+                self._snapshot(led)
 
     def _learn_and_send(self, publications: list[tuple[object, ...]]) -> None:
         """Publish and read in one go. Publications are not waited for: their answers come with the next read's."""
         positions = {name: led.log_id for name, led in self.led.items()}
         self._send([*publications, read_command(positions, ENTRIES_AT_ONCE, self._patience())])
-        sent, self._unanswered = self._unanswered, 0
-        answers = self._stream.receive(sent, timeout=self.settings.redis_timeout + WAIT)
-        for name, entries in parse_read(list(positions), answers[-1]).items():
+        answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
+        for name, entries in parse_read(list(positions), answer).items():
             led = self.led[name]
-            for group in grouped(entries):
+            with self._only(led):
                 try:
-                    commands = led.apply(group)
+                    self._apply(led, parse_entries(entries))
                 except LogGap as error:
                     self._reload(led, str(error))
-                    break
-                if self._publication_due(led):
-                    commands.append(led.publication())
-                self._send(commands)
+
+    def _apply(self, led: Led, entries: list[Entry]) -> None:
+        for group in grouped(entries):
+            commands = led.apply(group)
+            failpoints.reach("after-step")
+            if self._publication_due(led):
+                commands.append(led.publication())
+            self._send(commands)
 
     def _send(self, commands: list[tuple[object, ...]]) -> None:
         if commands:
             self._stream.send(commands)
             self._unanswered += len(commands)
+        if self._unanswered > UNANSWERED:
+            self._answers(self.settings.redis_timeout)
+
+    def _answers(self, timeout: float) -> list[Any]:
+        sent, self._unanswered = self._unanswered, 0
+        return self._stream.receive(sent, timeout)
 
     def _patience(self) -> float:
         """Seconds to wait for entries: until the next publication that is held back, at most WAIT."""
@@ -144,23 +222,27 @@ class Learner:
         return due_at is not None and due_at <= time.monotonic()
 
     def _snapshot(self, led: Led) -> None:
-        try:
-            led.snapshot(self.link)
-        except TermLost:
-            self._drop(led, "another learner leads it")
+        with self._only(led):
+            try:
+                led.snapshot(self.link)
+            except (
+                StoreFull
+            ) as error:  # the lead is kept, the log too; the next try is due like a next snapshot
+                led.snapshot_at = time.monotonic()
+                log.error("no snapshot", model=led.name, error=str(error))
 
     def _hand_over(self) -> None:
         for led in list(self.led.values()):
             try:
                 if led.snapshot_id != led.log_id:
-                    self._snapshot(led)
-                lease.release(self.link, led.name, led.term)
+                    led.snapshot(self.link)
+                lease.release(self.link, led.name, led.generation, led.term)
             except StoreError as error:
-                log.warning("could not hand over", model=led.name, error=str(error))
+                log.warning("could not hand over", model=led.name, error=str(error) or type(error).__name__)
 
     # -- when Redis was away ----------------------------------------------------------------------------------
 
-    def _disconnected(self, error: StoreUnavailable) -> None:
+    def _disconnected(self, error: StoreError) -> None:
         if self._connected:
             log.warning("lost Redis", error=str(error))
         self._connected = False
@@ -174,30 +256,41 @@ class Learner:
         known = models.describe(self.link, list(self.led))
         for led in list(self.led.values()):
             found = known[led.name]
-            if found is None or found[0].generation != led.generation:
-                self._drop(led, "after a reconnect the model is gone")
-            elif found[1].term != led.term:
-                self._drop(led, "another learner leads it")
-            elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
-                self._reload(led, "after a reconnect the log is not the one that was applied")
-            else:
-                led.republish = True
+            with self._only(led):
+                if found is None or found[0].generation != led.generation:
+                    self._drop(led, self._why_gone(led))
+                elif found[1].term != led.term:
+                    self._drop(led, "another learner leads it")
+                elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
+                    self._reload(led, "after a reconnect the log is not the one that was applied")
+                else:
+                    led.republish = True
         self._connected = True
         log.info("Redis is back")
 
     def _reload(self, led: Led, why: str) -> None:
-        """Start a new timeline from the snapshot: Redis does not hold what was applied."""
+        """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""
         log.error("new timeline", model=led.name, step=led.model.step, why=why)
-        try:
-            timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
-        except TermLost:
-            self._drop(led, "another learner leads it")
-            return
+        timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
         found = models.describe(self.link, [led.name])[led.name]
         if found is None:
-            self._drop(led, "the model was deleted")
+            self._drop(led, self._why_gone(led))
             return
         fresh = Led.load(self.settings, self.link, led.name, found[0], led.term)
         fresh.timeline = timeline
         self.led[led.name] = fresh
         self._catch_up(fresh)
+
+    def _renew(self, led: Led) -> None:
+        """Start the new timeline that a web process asks for: it has seen more than Redis and this learner know of."""
+        least, led.renew = led.renew, 0
+        if led.timeline < least:
+            why = "a web process has seen the model at a later step than the log reaches"
+            log.error("new timeline", model=led.name, step=led.model.step, why=why)
+            led.timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, least)
+            led.republish = True
+
+
+def _compile() -> None:
+    """Compile the loop that learns, or load it from its cache."""
+    OnlineModel(ModelSpec.model_validate({"task": "binary", "features": 1, "layers": []})).warm_up()

@@ -52,6 +52,7 @@ class Led:
     newest_size: int = 0
     republish: bool = True  # publish even though nothing is new
     lost: bool = False  # set by the heart when another learner leads
+    renew: int = 0  # least number of the new timeline that a web process asks for; set by the heart
 
     @classmethod
     def load(cls, settings: Settings, link: Link, name: str, meta: models.Meta, term: int) -> "Led":

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     trainer_nice: int = Field(10, ge=0, le=19, description="how much less urgent a trainer is to the machine")
     max_epochs: int = Field(1000, ge=1, description="most epochs of one retraining")
     max_job_seconds: int = Field(6 * 3600, ge=1, description="seconds after which a retraining is given up")
+    failpoint: str | None = Field(
+        None, description="for tests: where a process kills itself, such as `after-append:3`"
+    )
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -98,6 +101,7 @@ def environment(settings: Settings) -> dict[str, str]:
     variables = {
         PREFIX + name.upper(): str(value)
         for name, value in settings.model_dump(exclude={"redis_url"}).items()
+        if value is not None
     }
     if settings.redis_url:
         variables["REDIS_URL"] = settings.redis_url

@@ -1,6 +1,7 @@
 """The name of every key and channel. A model's keys share a hash tag, so that they live on one node."""
 
 MODELS = b"freshet:models"  # hash: name -> generation
+DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
 WEIGHTS_PATTERN = b"freshet:{*}:weights"
 

@@ -7,28 +7,32 @@ from service.store.log import LogId
 from service.store.models import Lead
 
 
-def acquire(link: Link, name: str, generation: bytes, seen: Lead) -> int | None:
-    """Take the lead if it has not moved since `seen`. Returns the new term, None if it moved."""
+def acquire(link: Link, name: str, generation: bytes, seen: Lead, holder: str) -> int | None:
+    """Take the lead for the process `holder` if it has not moved since `seen`. Returns the new term; None if it has."""
     term = link.run(
-        scripts.ACQUIRE, [keys.meta(name), keys.lease(name)], [generation, seen.term, seen.counter]
+        scripts.ACQUIRE, [keys.meta(name), keys.lease(name)], [generation, seen.term, seen.counter, holder]
     )
     return int(term) or None
 
 
-def beat(link: Link, name: str, generation: bytes, term: int, published: LogId) -> tuple[int, bool]:
-    """Move the heartbeat. Returns the timeline, and whether a republication is asked for.
+def beat(link: Link, name: str, generation: bytes, term: int, published: LogId) -> tuple[bool, int]:
+    """Move the heartbeat. Returns whether a republication is asked for, and the least number of the new timeline that
+    is asked for, 0 if none is.
 
     Raises TermLost if another learner leads, or the model is gone.
     """
     answer = link.run(scripts.BEAT, [keys.meta(name), keys.lease(name)], [generation, term, str(published)])
     if answer is None:
         raise TermLost(name)
-    return int(answer[0]), bool(answer[1])
+    return bool(answer[0]), int(answer[1])
 
 
-def release(link: Link, name: str, term: int) -> None:
-    """Give up the lead, so that the next learner need not wait for the lease to run out."""
-    link.run(scripts.RELEASE, [keys.lease(name)], [term])
+def release(link: Link, name: str, generation: bytes, term: int, failure: str = "") -> None:
+    """Give up the lead, so that the next learner need not wait for the lease to run out.
+
+    `failure` is why the model cannot be led; it is told until a learner leads it again.
+    """
+    link.run(scripts.RELEASE, [keys.meta(name), keys.lease(name)], [generation, term, failure])
 
 
 def ask_republication(link: Link, name: str, generation: bytes) -> None:
@@ -44,3 +48,11 @@ def new_timeline(link: Link, name: str, generation: bytes, term: int, least: int
     if not timeline:
         raise TermLost(name)
     return timeline
+
+
+def ask_new_timeline(link: Link, name: str, generation: bytes, timeline: int, seen: LogId) -> bool:
+    """Ask for a timeline after `timeline`, in which the model was seen at a log id that the log does not reach.
+
+    Returns whether that is so.
+    """
+    return bool(link.run(scripts.RENEW, [keys.meta(name), keys.lease(name)], [generation, timeline, *seen]))

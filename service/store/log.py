@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service import failpoints
 from service.blocks import Block
 from service.errors import LogCrowded, WrongGeneration
 from service.store import keys, scripts
@@ -93,6 +94,7 @@ def append(
     )
     match answer[0]:
         case b"appended":
+            failpoints.reach("after-append")
             return Appended(int(answer[1]))
         case b"seen":
             return Appended(int(float(answer[1])), seen=True, record=answer[2])
@@ -156,15 +158,20 @@ def read_command(positions: dict[str, LogId], count: int, block_seconds: float) 
     )
 
 
+RawEntry = tuple[bytes, list[bytes]]
+
+
 def parse_read(
-    names: Sequence[str], answer: list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
-) -> dict[str, list[Entry]]:
-    """The entries by model, from the answer to `read_command`."""
+    names: Sequence[str], answer: list[tuple[bytes, list[RawEntry]]] | None
+) -> dict[str, list[RawEntry]]:
+    """The entries by model, from the answer to `read_command`; parsed one by one, as a bad one may be among them."""
     by_key = {keys.log(name): name for name in names}
-    return {
-        by_key[key]: [Entry.parse(log_id, fields) for log_id, fields in entries]
-        for key, entries in answer or []
-    }
+    return {by_key[key]: entries for key, entries in answer or []}
+
+
+def parse_entries(entries: list[RawEntry]) -> list[Entry]:
+    """Entries as Redis answers them. Raises StoreError, KeyError, ValueError for what is none."""
+    return [Entry.parse(log_id, fields) for log_id, fields in entries]
 
 
 def read_after(link: Link, name: str, after: LogId, count: int) -> list[Entry]:

@@ -9,6 +9,8 @@ from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
 
+DELETED_REMEMBERED = 10_000  # generations of deleted models
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -23,11 +25,16 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Who leads a model: the term, its heartbeat counter, and the log id that was published last."""
+    """Who leads a model: the term, its heartbeat counter, and the log id that was published last.
+
+    `holder` is the process that leads, see service.processes; `failure` why no learner can lead the model, or "".
+    """
 
     term: int
     counter: int
     published: LogId
+    holder: str = ""
+    failure: str = ""
 
 
 def create(
@@ -54,6 +61,7 @@ def delete(link: Link, name: str) -> bool:
     if generation is None:
         link.call("HDEL", keys.MODELS, name)
         return False
+    mark_deleted(link, generation)  # first: a model that is gone without the mark was lost, not deleted
     jobs = [keys.job(name, job.decode()) for job in link.call("LRANGE", keys.jobs(name), 0, -1)]
     deleted = link.run(scripts.DELETE, keys.all_of(name) + jobs, [generation])
     link.call_many([("HDEL", keys.MODELS, name), ("PUBLISH", keys.EVENTS, name)])
@@ -64,6 +72,16 @@ def rebuilt(link: Link, name: str, generation: bytes, term: int, spec: str) -> N
     """Note that the model is of another spec than it was created by. Raises TermLost."""
     if not link.run(scripts.REBUILT, [keys.meta(name), keys.lease(name)], [generation, term, spec]):
         raise TermLost(name)
+
+
+def mark_deleted(link: Link, generation: bytes) -> None:
+    """Remember that the model of this generation was deleted on purpose."""
+    link.run(scripts.MARK_DELETED, [keys.DELETED], [repr(time.time()), generation, DELETED_REMEMBERED])
+
+
+def was_deleted(link: Link, generation: bytes) -> bool:
+    """Whether a model that is gone was deleted; if not, Redis has lost it."""
+    return link.call("ZSCORE", keys.DELETED, generation) is not None
 
 
 def names(link: Link) -> dict[str, bytes]:
@@ -79,7 +97,7 @@ def describe(link: Link, wanted: list[str]) -> dict[str, tuple[Meta, Lead] | Non
         commands.append(
             ("HMGET", keys.meta(name), "generation", "spec", "created", "timeline", "position", "commands")
         )
-        commands.append(("HMGET", keys.lease(name), "term", "counter", "published"))
+        commands.append(("HMGET", keys.lease(name), "term", "counter", "published", "holder", "failure"))
     answers = link.call_many(commands) if commands else []
     return {
         name: None if meta[0] is None else (_meta(meta), _lead(lead))
@@ -93,5 +111,11 @@ def _meta(values: list[bytes]) -> Meta:
 
 
 def _lead(values: list[bytes | None]) -> Lead:
-    term, counter, published = values
-    return Lead(int(term or 0), int(counter or 0), LogId.parse(published or b"0-0"))
+    term, counter, published, holder, failure = values
+    return Lead(
+        int(term or 0),
+        int(counter or 0),
+        LogId.parse(published or b"0-0"),
+        (holder or b"").decode(),
+        (failure or b"").decode(),
+    )

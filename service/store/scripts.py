@@ -52,6 +52,14 @@ redis.call('UNLINK', unpack(KEYS))
 return 1
 """)
 
+# Remember the generation of a model that is deleted on purpose.
+# KEYS: deleted. ARGV: now (seconds since the epoch), generation, generations remembered.
+MARK_DELETED = Script("""#!lua flags=allow-oom
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
+return 1
+""")
+
 # Append a block of observations.
 # KEYS: meta, log, ids, tokens, requests.
 # ARGV: generation, token, rows, block, web (who waits, or ""), remembered, record (kept with the token, or ""),
@@ -156,31 +164,35 @@ return sizes
 """)
 
 # Take over the lead of a model, by compare-and-set.
-# KEYS: meta, lease. ARGV: generation, term seen, counter seen.
+# KEYS: meta, lease. ARGV: generation, term seen, counter seen, holder (the process that takes over).
 # -> the new term, or 0 if the lease moved or the model is gone.
-ACQUIRE = Script("""
+ACQUIRE = Script("""#!lua flags=allow-oom
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
 local lease = redis.call('HMGET', KEYS[2], 'term', 'counter')
 if (lease[1] or '0') ~= ARGV[2] or (lease[2] or '0') ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[2], 'counter', 1)
+redis.call('HSET', KEYS[2], 'counter', 1, 'holder', ARGV[4])
 return redis.call('HINCRBY', KEYS[2], 'term', 1)
 """)
 
 # Heartbeat. KEYS: meta, lease. ARGV: generation, term, log id of what was published last.
-# -> {timeline, republication asked for: 0 | 1}, or nil if the lead is lost.
+# -> {republication asked for: 0 | 1, least number of a new timeline that is asked for: 0 | number},
+#   or nil if the lead is lost.
 BEAT = Script("""#!lua flags=allow-oom
-local model = redis.call('HMGET', KEYS[1], 'generation', 'timeline')
-local lease = redis.call('HMGET', KEYS[2], 'term', 'republish')
-if model[1] ~= ARGV[1] or lease[1] ~= ARGV[2] then return false end
+local lease = redis.call('HMGET', KEYS[2], 'term', 'republish', 'renew', 'failure')
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] or lease[1] ~= ARGV[2] then return false end
 redis.call('HSET', KEYS[2], 'published', ARGV[3], 'republish', 0)
 redis.call('HINCRBY', KEYS[2], 'counter', 1)
-return {tonumber(model[2]), tonumber(lease[2] or 0)}
+if lease[3] or lease[4] then redis.call('HDEL', KEYS[2], 'renew', 'failure') end
+return {tonumber(lease[2] or 0), tonumber(lease[3] or 0)}
 """)
 
-# Give up the lead: the next candidate need not wait. KEYS: lease. ARGV: term.
+# Give up the lead: the next candidate need not wait.
+# KEYS: meta, lease. ARGV: generation, term, why the model cannot be led ("": it can).
 RELEASE = Script("""#!lua flags=allow-oom
-if redis.call('HGET', KEYS[1], 'term') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'counter', 0)
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[2], 'counter', 0)
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], 'failure', ARGV[3]) end
 return 1
 """)
 
@@ -241,7 +253,7 @@ return 1
 # Start a new timeline: what was learned after the snapshot is gone from the log.
 # KEYS: meta, lease. ARGV: generation, term, least number of the new timeline.
 # -> the new timeline, or 0 if the lead is lost.
-NEW_TIMELINE = Script("""
+NEW_TIMELINE = Script("""#!lua flags=allow-oom
 local model = redis.call('HMGET', KEYS[1], 'generation', 'timeline')
 if model[1] ~= ARGV[1] or redis.call('HGET', KEYS[2], 'term') ~= ARGV[2] then return 0 end
 local timeline = math.max(tonumber(model[2]) + 1, tonumber(ARGV[3]))
@@ -284,4 +296,22 @@ if redis.call('HGET', KEYS[1], 'rebuilt') ~= ARGV[3] then
   redis.call('HDEL', KEYS[1], 'hyperparameters')
 end
 return 1
+""")
+
+# Ask the leading learner for a new timeline, because a web process has seen the model further than the log goes.
+# KEYS: meta, lease. ARGV: generation, timeline, position, commands: what was seen.
+# -> 1, or 0 if the log does go so far.
+RENEW = Script("""#!lua flags=allow-oom
+local model = redis.call('HMGET', KEYS[1], 'generation', 'timeline', 'position', 'commands')
+if model[1] ~= ARGV[1] then return 0 end
+local here = {tonumber(model[2]), tonumber(model[3]), tonumber(model[4])}
+local seen = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
+for part = 1, 3 do
+  if here[part] > seen[part] then return 0 end
+  if here[part] < seen[part] then
+    redis.call('HSET', KEYS[2], 'renew', seen[1] + 1)
+    return 1
+  end
+end
+return 0
 """)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from service import failpoints
 from service.errors import TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
@@ -30,6 +31,7 @@ class Keep:
 def save(link: Link, name: str, generation: bytes, term: int, snapshot: Snapshot, keep: Keep) -> None:
     """Keep the snapshot, trim the log and let go of blobs that no replay needs. Raises TermLost."""
     position = snapshot.log_id.position
+    failpoints.reach("before-snapshot")
     saved = link.run(
         scripts.SNAPSHOT,
         [keys.meta(name), keys.lease(name), keys.snapshot(name), keys.log(name), keys.blobs(name)],
@@ -39,6 +41,7 @@ def save(link: Link, name: str, generation: bytes, term: int, snapshot: Snapshot
             *(keep.keep_bytes, keep.blobs, "" if snapshot.loss is None else repr(snapshot.loss)),
         ],
     )
+    failpoints.reach("after-snapshot")
     if not saved:
         raise TermLost(name)
 

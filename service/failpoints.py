@@ -1,0 +1,62 @@
+"""Named places at which a test can end or stop a process: `FRESHET_FAILPOINT=after-append:3`, or `after-step:1:stop`.
+
+The number says which arrival counts. Where the process ends, a file named `failpoint-<place>` stays in the data
+folder: a test sees that its failpoint was reached, and no process ends at it again.
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import SettingsError
+from service.settings import Settings
+
+PLACES = (
+    "after-append",  # web: the observations are in the log, the client has no answer
+    "after-step",  # learner: the model has learned, nothing is published
+    "before-snapshot",  # learner: the state is ready to be kept
+    "after-snapshot",  # learner: the state is kept
+    "before-promotion",  # learner: the command to promote was read and not obeyed
+    "after-promotion",  # learner: it was obeyed, and nothing is published
+)
+
+
+@dataclass
+class _Failpoint:
+    place: str
+    left: int  # arrivals until it counts
+    signal: signal.Signals
+    marker: Path
+
+
+_active: _Failpoint | None = None
+
+
+def configure(settings: Settings) -> None:
+    """Set this process's failpoint. Raises SettingsError if there is no such place."""
+    global _active
+    _active = None
+    if settings.failpoint is None:
+        return
+    place, _, rest = settings.failpoint.partition(":")
+    count, _, action = rest.partition(":")
+    if place not in PLACES or not count.isdecimal() or action not in ("", "stop"):
+        raise SettingsError(f"failpoint: PLACE:NUMBER or PLACE:NUMBER:stop, of {', '.join(PLACES)}")
+    marker = settings.data_dir.resolve() / f"failpoint-{place}"
+    _active = _Failpoint(place, int(count), signal.SIGSTOP if action else signal.SIGKILL, marker)
+
+
+def reach(place: str) -> None:
+    """End or stop here, if this is where the failpoint is."""
+    point = _active
+    if point is None or point.place != place:
+        return
+    point.left -= 1
+    if point.left > 0:
+        return
+    try:
+        point.marker.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), point.signal)

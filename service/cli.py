@@ -72,7 +72,9 @@ def learner() -> None:
 @cli.command("warm-up")
 def warm_up() -> None:
     """Compile what learning needs and keep it, so that a learner starts at once. For installations and images."""
-    _warm_up()
+    from service.learner import compile_loop
+
+    compile_loop()
 
 
 cli.add_command(feed)

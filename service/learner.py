@@ -83,7 +83,7 @@ class Learner:
 
     def _warm_up(self) -> None:
         """Load the compiled loop. Meanwhile the leases of learners that have died run out."""
-        compiling = threading.Thread(target=_compile, name="compile", daemon=True)
+        compiling = threading.Thread(target=compile_loop, name="compile", daemon=True)
         compiling.start()
         while compiling.is_alive() and not self._stopping.is_set():
             with suppress(StoreError):
@@ -291,6 +291,6 @@ class Learner:
             led.republish = True
 
 
-def _compile() -> None:
+def compile_loop() -> None:
     """Compile the loop that learns, or load it from its cache."""
-    OnlineModel(ModelSpec.model_validate({"task": "binary", "features": 1, "layers": []})).warm_up()
+    OnlineModel(ModelSpec.model_validate({"task": "binary", "features": 1})).warm_up()

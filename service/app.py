@@ -20,7 +20,7 @@ from service.errors import (
     TooLarge,
     Unavailable,
 )
-from service.routes import feedback, health, models, predict
+from service.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
 from service.settings import Settings, load_settings
 from service.web import Web
 
@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["freshet"] = web
     app.url_map.strict_slashes = False
     app.url_value_preprocessor(_check_name)
-    for resource in (predict, feedback, models, health):
+    for resource in (predict, feedback, models, retrain, jobs, checkpoints, weights, health):
         app.register_blueprint(resource.routes)
     app.register_error_handler(Problem, _tell)
     app.register_error_handler(StoreError, _tell_of_store)

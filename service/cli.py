@@ -1,4 +1,4 @@
-"""The command line: `freshet serve | web | learner | feed`."""
+"""The command line: `freshet serve | web | learner | trainer | feed | retrain`."""
 
 import os
 import signal
@@ -67,6 +67,20 @@ def learner() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
+
+
+@cli.command()
+def trainer() -> None:
+    """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
+    from service.store import workers
+
+    settings = load_settings()
+    logs.configure(settings, "trainer")
+    _check(settings)
+    _warm_up()
+    os.nice(settings.trainer_nice)
+    workers.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
 
 
 @cli.command("warm-up")

@@ -125,6 +125,8 @@ class Supervisor:
         check_server(Link(embedded.redis_url(self._settings), self._settings.redis_timeout))
         freshet = [sys.executable, "-m", "service.cli"]
         self._add("learner", [*freshet, "learner"], 30.0)
+        for _ in range(self._settings.trainers):
+            self._add("trainer", [*freshet, "trainer"], 10.0)
         self._add("web", [*freshet, "web"], 40.0)
         log.info(
             "serving",

@@ -1,17 +1,25 @@
 """Models: create, list, describe, delete; their prequential metrics and diagnostics."""
 
+import json
 import re
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from flask import Blueprint, Response
-from pydantic import ValidationError
+from flask import Blueprint, Response, request, url_for
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from model import ModelSpec, OnlineModel
-from service.errors import Conflict, Invalid, NotFound
+from service import schedules
+from service.errors import BadRequest, Conflict, Invalid, NotFound, StoreUnavailable
+from service.ordering import order
 from service.replica import Served
+from service.retraining import Retraining
+from service.routes import retrain
+from service.routes.feedback import idempotency_key
 from service.routes.predict import position
-from service.schemas import problem
+from service.schedules import Schedule
+from service.schemas import Strict, parse, problem
 from service.store import models, snapshots
 from service.web import Web, answer, json_body, web
 
@@ -24,17 +32,70 @@ def is_name(name: str) -> bool:
     return NAME.fullmatch(name) is not None
 
 
+class Patch(Strict):
+    """Body of `PATCH /v1/models/{name}`: what is left out stays as it is."""
+
+    learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    retrain: Schedule | None = None
+
+
 @routes.put("/v1/models/<name>")
 def create(name: str) -> Response:
-    """Create a model: 201; 200 if it was created by the same spec, 409 if by another."""
+    """Create a model: 201; 200 if it was created by the same spec, 409 if by another.
+
+    With `?rebuild=true` a model of another spec is trained anew from the log, by a job: 202 with its address.
+    """
     here = web()
-    spec = _spec(json_body(), here)
+    raw = json_body()
+    spec, schedule = _spec_and_schedule(raw, here)
     link = here.links.mine()
-    outcome, _ = models.create(link, name, spec.model_dump_json().encode())
-    if outcome == "different":
-        raise Conflict(f"there is a model {name!r}, created by another spec; DELETE it first")
+    retrains = "" if schedule is None else schedule.model_dump_json()
+    due = None if schedule is None else schedule.next_due(schedules.clock(link))
+    outcome, _ = models.create(link, name, spec.model_dump_json().encode(), retrains, due)
     served = here.replicas.add(name, link)
+    if outcome == "different":
+        if request.args.get("rebuild") == "true":
+            return _rebuild(here, served, spec, raw)
+        raise Conflict(
+            f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
+        )
     return answer(_described(here, served), HTTPStatus.CREATED if outcome == "created" else HTTPStatus.OK)
+
+
+@routes.patch("/v1/models/<name>")
+def patch(name: str) -> Response:
+    """Change what can change while the model runs: learning rate, clip norm, the schedule of its retraining."""
+    here = web()
+    served = here.served(name)
+    body = parse(Patch, json_body())
+    given = body.model_fields_set
+    if not given:
+        raise Invalid(
+            "nothing to change: give learning_rate, clip_norm or retrain", [("", "nothing to change")]
+        )
+    if body.retrain is not None:
+        retrain.check_limits(here, body.retrain.job, "/retrain/job")
+    changes = {field: getattr(body, field) for field in sorted(given - {"retrain"})}
+    done = True
+    if changes:
+        command = {"do": "set", **changes}
+        done = order(here, served, command, idempotency_key(), hyperparameters=changes).done
+    if "retrain" in given:
+        schedules.replace(here.links.mine(), name, served.generation, body.retrain)
+    return answer(_described(here, served), HTTPStatus.OK if done else HTTPStatus.ACCEPTED)
+
+
+def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response:
+    """Start a job that trains a model of another spec from the log and swaps it in."""
+    for field in ("task", "features", "classes", "targets"):
+        if getattr(spec, field) != getattr(served.spec, field):
+            detail = "a rebuild keeps task, features, classes and targets as they are"
+            raise Invalid(f"/{field}: {detail}", [(f"/{field}", detail)])
+    body = Retraining(start="scratch", promote="always")
+    retrain.check_rows(here, served, body)
+    asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
+    return retrain.start(here, served, asked, idempotency_key(), raw)
 
 
 @routes.get("/v1/models")
@@ -80,6 +141,25 @@ def diagnostics(name: str) -> Response:
     return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
 
 
+def _spec_and_schedule(raw: bytes, here: Web) -> tuple[ModelSpec, Schedule | None]:
+    """A model's spec, and the schedule of its retraining that may stand in it as `retrain`."""
+    try:
+        value = from_json(raw)
+    except ValueError as error:
+        raise BadRequest(f"not JSON: {error}") from None
+    schedule = None
+    if isinstance(value, dict) and "retrain" in value:
+        asked = value.pop("retrain")
+        raw = json.dumps(value).encode()
+        try:
+            schedule = None if asked is None else Schedule.model_validate_json(json.dumps(asked))
+        except ValidationError as error:
+            raise problem(error, "/retrain") from None
+    if schedule is not None:
+        retrain.check_limits(here, schedule.job, "/retrain/job")
+    return _spec(raw, here), schedule
+
+
 def _spec(raw: bytes, here: Web) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate_json(raw)
@@ -114,4 +194,25 @@ def _described(here: Web, served: Served) -> dict[str, Any]:
         "parameters": served.spec.parameter_count,
         "spec": served.spec.model_dump(mode="json"),
         "metrics": replica.metrics,
+        **_live(here, served),
+    }
+
+
+def _live(here: Web, served: Served) -> dict[str, Any]:
+    """What may have changed since the model was created; nothing of it while Redis is away."""
+    optimizer = served.spec.optimizer
+    live: dict[str, Any] = {"learning_rate": optimizer.learning_rate, "clip_norm": optimizer.clip_norm}
+    job = scheduled = None
+    try:
+        found = models.describe(here.links.mine(), [served.name])[served.name]
+        scheduled = schedules.load(here.links.mine(), served.name)
+    except StoreUnavailable:
+        return {"hyperparameters": None, "retrain": None, "job": None}
+    if found is not None:
+        live.update(json.loads(found[0].hyperparameters or b"{}"))
+        job = found[0].job
+    return {
+        "hyperparameters": live,
+        "retrain": scheduled and scheduled.told(),
+        "job": job and url_for("jobs.describe", job_id=job.decode()),
     }

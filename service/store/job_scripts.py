@@ -123,7 +123,8 @@ return 1
 )
 
 # A running job's sign of life, with what it holds of the log and how far it is.
-# KEYS: meta, job. ARGV: id, attempt, position from which the log is needed ("": nothing), stage, progress (JSON).
+# KEYS: meta, job. ARGV: id, attempt, position from which the log is needed ("": nothing), stage,
+#   progress (JSON, "": as before).
 # -> 1 | 2: cancel it | 0: it is not this attempt's any more
 PULSE = Script(
     "#!lua flags=allow-oom\n"
@@ -131,7 +132,8 @@ PULSE = Script(
     + _MINE
     + """
 if not mine('running') then return 0 end
-redis.call('HSET', KEYS[2], 'beat', string.format('%.3f', now()), 'stage', ARGV[4], 'progress', ARGV[5])
+redis.call('HSET', KEYS[2], 'beat', string.format('%.3f', now()), 'stage', ARGV[4])
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[5]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'pin', ARGV[3], 'pinned_at', string.format('%.0f', now()))
 end

@@ -3,6 +3,7 @@
 MODELS = b"freshet:models"  # hash: name -> generation
 DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
+TRAINING = "freshet"  # RQ's queue of retraining jobs; its own keys begin with rq:
 WEIGHTS_PATTERN = b"freshet:{*}:weights"
 
 

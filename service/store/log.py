@@ -196,3 +196,24 @@ def sizes(link: Link, name: str) -> Iterator[tuple[int, int]]:
         for log_id, size in zip(answer[::2], answer[1::2], strict=True):
             yield LogId.parse(log_id).position, int(size)
         start = b"(" + answer[-2]
+
+
+def oldest(link: Link, name: str, head: int) -> int:
+    """The position after which the log holds every observation; `head` is that of its newest."""
+    answer = link.call("XRANGE", keys.log(name), "-", "+", "COUNT", 1)
+    if not answer:
+        return head
+    entry = Entry.parse(*answer[0])
+    return entry.log_id.position - len(entry.block)
+
+
+def position_before(link: Link, name: str, time: float, low: int, high: int) -> int:
+    """The position, from `low` to `high`, of the last entry that was appended before a time (since the epoch)."""
+    while low < high:
+        middle = (low + high) // 2
+        found = link.run(scripts.TIME_AFTER, [keys.log(name)], [middle])
+        if found is None or float(found[1]) >= time:
+            high = middle
+        else:
+            low = min(LogId.parse(found[0]).position, high)
+    return low

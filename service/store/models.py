@@ -10,6 +10,10 @@ from service.store.connection import Link
 from service.store.log import LogId
 
 DELETED_REMEMBERED = 10_000  # generations of deleted models
+_META = (
+    *("generation", "spec", "created", "timeline", "position", "commands"),
+    *("rebuilt", "hyperparameters", "job"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,14 @@ class Meta:
     created: float
     timeline: int
     head: LogId
+    rebuilt: bytes | None = None  # its spec after a rebuild
+    hyperparameters: bytes | None = None  # that were changed since, JSON
+    job: bytes | None = None  # the id of its queued or running job
+
+    @property
+    def current_spec(self) -> bytes:
+        """The spec that the model is of now, without what was changed live."""
+        return self.rebuilt or self.spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +106,7 @@ def describe(link: Link, wanted: list[str]) -> dict[str, tuple[Meta, Lead] | Non
     """Each model's description and lead; None for a name without a model."""
     commands: list[tuple[object, ...]] = []
     for name in wanted:
-        commands.append(
-            ("HMGET", keys.meta(name), "generation", "spec", "created", "timeline", "position", "commands")
-        )
+        commands.append(("HMGET", keys.meta(name), *_META))
         commands.append(("HMGET", keys.lease(name), "term", "counter", "published", "holder", "failure"))
     answers = link.call_many(commands) if commands else []
     return {
@@ -106,8 +116,8 @@ def describe(link: Link, wanted: list[str]) -> dict[str, tuple[Meta, Lead] | Non
 
 
 def _meta(values: list[bytes]) -> Meta:
-    generation, spec, created, timeline, position, commands = values
-    return Meta(generation, spec, float(created), int(timeline), LogId(int(position), int(commands)))
+    generation, spec, created, timeline, position, commands, *later = values
+    return Meta(generation, spec, float(created), int(timeline), LogId(int(position), int(commands)), *later)
 
 
 def _lead(values: list[bytes | None]) -> Lead:

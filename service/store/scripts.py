@@ -88,7 +88,8 @@ local position = before + tonumber(ARGV[3])
 local oldest = string.format('%.0f', position - tonumber(ARGV[6]))
 local bytes = tonumber(model[3]) + #ARGV[4]
 local id = string.format('%.0f-0', position)
-redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', ARGV[5], 's', string.format('%.0f', bytes), 'b', ARGV[4])
+redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', ARGV[5], 's', string.format('%.0f', bytes),
+  'm', redis.call('TIME')[1], 'b', ARGV[4])
 redis.call('HSET', KEYS[1], 'position', string.format('%.0f', position), 'commands', 0,
   'bytes', string.format('%.0f', bytes))
 redis.call('ZADD', KEYS[4], position, ARGV[2])
@@ -115,7 +116,7 @@ local function append_command(token, command, blob, from)
   local model = redis.call('HMGET', KEYS[1], 'position', 'commands', 'bytes')
   local commands = tonumber(model[2]) + 1
   local id = model[1] .. '-' .. string.format('%.0f', commands)
-  redis.call('XADD', KEYS[2], id, 't', token, 'w', '', 's', model[3], 'c', command)
+  redis.call('XADD', KEYS[2], id, 't', token, 'w', '', 's', model[3], 'm', redis.call('TIME')[1], 'c', command)
   redis.call('HSET', KEYS[1], 'commands', commands)
   redis.call('ZADD', KEYS[3], tonumber(model[1]) + commands / 1024, token)
   if blob ~= '' then redis.call('HSET', KEYS[4], id .. ':' .. (from == '' and model[1] or from), blob) end
@@ -161,6 +162,17 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', 1000
   end
 end
 return sizes
+""")
+
+# When the first entry after a position was appended. KEYS: log. ARGV: position.
+# -> {log id, seconds since the epoch}, or nil if there is none.
+TIME_AFTER = Script("""
+local entry = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1] .. '-1023', '+', 'COUNT', 1)[1]
+if not entry then return false end
+for field = 1, #entry[2], 2 do
+  if entry[2][field] == 'm' then return {entry[1], entry[2][field + 1]} end
+end
+return {entry[1], '0'}
 """)
 
 # Take over the lead of a model, by compare-and-set.

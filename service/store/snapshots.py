@@ -54,3 +54,9 @@ def load(link: Link, name: str, generation: bytes) -> Snapshot | None:
     if found != generation:
         return None
     return Snapshot(LogId.parse(log_id), int(timeline), state)
+
+
+def place(link: Link, name: str, generation: bytes) -> LogId | None:
+    """Where in the log the newest snapshot of this generation stands; None if there is none yet."""
+    found, log_id = link.call("HMGET", keys.snapshot(name), "generation", "log_id")
+    return LogId.parse(log_id) if found == generation else None

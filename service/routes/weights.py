@@ -1,0 +1,40 @@
+"""A model's weights and biases as safetensors, out and in."""
+
+from http import HTTPStatus
+
+from flask import Blueprint, Response, request
+
+from model import OnlineModel
+from service.errors import WrongMediaType
+from service.ordering import order
+from service.routes.feedback import idempotency_key
+from service.store import snapshots
+from service.web import answer, web
+from service.weights import checked, written
+
+routes = Blueprint("weights", __name__)
+MEDIA_TYPE = "application/vnd.safetensors"
+READ = {MEDIA_TYPE, "application/octet-stream", "application/x-safetensors"}
+
+
+@routes.get("/v1/models/<name>/weights")
+def get_weights(name: str) -> Response:
+    """The parameters under PyTorch's names, as of the newest snapshot; the header Freshet-Step says which."""
+    here = web()
+    served = here.served(name)
+    snapshot = snapshots.load(here.links.mine(), name, served.generation)
+    model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+    return Response(written(model), headers={"Freshet-Step": str(model.step)}, mimetype=MEDIA_TYPE)
+
+
+@routes.put("/v1/models/<name>/weights")
+def put_weights(name: str) -> Response:
+    """Go on with these parameters. The state before it is a checkpoint: `undo` names it."""
+    here = web()
+    served = here.served(name)
+    if request.mimetype not in READ:
+        raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
+    blob = checked(served.spec, request.get_data(cache=False))
+    ordered = order(here, served, {"do": "weights"}, idempotency_key(), blob=blob)
+    told = {**ordered.told(served), "undo": str(ordered.log_id)}
+    return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

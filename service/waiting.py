@@ -3,8 +3,16 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from service.store.messages import Result
+
+
+class Receiver(Protocol):
+    """Who is told of a result."""
+
+    def deliver(self, result: Result) -> None:
+        """Take the result. Called in the listener's thread: must not wait."""
 
 
 class Waiter:
@@ -32,7 +40,8 @@ class Waiting:
 
     def __init__(self, places: int) -> None:
         self._places = threading.BoundedSemaphore(places)
-        self._waiters: dict[bytes, Waiter] = {}
+        self._receivers: dict[bytes, list[Receiver]] = {}
+        self._changing = threading.Lock()
 
     @contextmanager
     def place(self) -> Iterator[bool]:
@@ -47,14 +56,30 @@ class Waiting:
     @contextmanager
     def waiter(self, token: bytes) -> Iterator[Waiter]:
         """A waiter for the result of the append with this token: made before the append, so none is missed."""
-        waiter = self._waiters[token] = Waiter()
+        waiter = Waiter()
+        self.expect(token, waiter)
         try:
             yield waiter
         finally:
-            self._waiters.pop(token, None)
+            self.forget(token, waiter)
+
+    def expect(self, token: bytes, receiver: Receiver) -> None:
+        """Deliver the result of the append with this token to a receiver, once, unless it is forgotten before."""
+        with self._changing:
+            self._receivers.setdefault(token, []).append(receiver)
+
+    def forget(self, token: bytes, receiver: Receiver) -> None:
+        """Expect the result no longer."""
+        with self._changing:
+            receivers = self._receivers.get(token, [])
+            if receiver in receivers:
+                receivers.remove(receiver)
+            if not receivers:
+                self._receivers.pop(token, None)
 
     def deliver(self, result: Result) -> None:
-        """Wake the request that waits for this result, if there is one."""
-        waiter = self._waiters.get(result.token)
-        if waiter is not None:
-            waiter.deliver(result)
+        """Hand a result to all who expect it."""
+        with self._changing:
+            receivers = self._receivers.pop(result.token, [])
+        for receiver in receivers:
+            receiver.deliver(result)

@@ -4,9 +4,10 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, request
+from pydantic_core import from_json, to_json
 
 from service.errors import Invalid
-from service.feedback import Outcome, encode
+from service.feedback import Outcome, Repetition
 from service.replica import Served
 from service.routes.predict import check_rows
 from service.schemas import parse_feedback
@@ -14,6 +15,8 @@ from service.stream import feed_stream
 from service.web import answer, json_body, web
 
 routes = Blueprint("feedback", __name__)
+ANSWER_BYTES = 1024
+"""Longest answer to a request with an Idempotency-Key that is kept whole."""
 
 
 @routes.post("/v1/models/<name>/feedback")
@@ -28,9 +31,15 @@ def feedback(name: str) -> Response:
     raw = json_body()
     observations = parse_feedback(raw)
     check_rows(len(observations), here, "/observations")
-    block = encode(served, observations, _prefix(raw))
-    outcome = here.feedback.submit(served, block, key, raw)
-    return answer(*told(served, outcome, len(observations)))
+    prefix = _prefix(raw)
+    draft = here.feedback.draft(served, observations, prefix)
+    outcome = here.feedback.submit(served, draft, prefix, key, raw)
+    if isinstance(outcome, Repetition):
+        return _repeated(served, outcome)
+    body, status = told(served, outcome, len(observations))
+    if key is not None and outcome.applied and outcome.rows:
+        here.feedback.keep_answer(served, key, _kept(body))
+    return answer(body, status)
 
 
 def idempotency_key() -> str | None:
@@ -44,6 +53,31 @@ def idempotency_key() -> str | None:
 def _prefix(raw: bytes) -> str:
     """Where the observations stand in the body."""
     return "/observations" if b'"observations"' in raw else ""
+
+
+def _kept(body: dict[str, Any]) -> bytes:
+    """What is kept of an answer for its repetitions: all, or without the single results where they are many."""
+    whole = to_json(body)
+    return whole if len(whole) <= ANSWER_BYTES else to_json({**body, "results": None})
+
+
+def _repeated(served: Served, repetition: Repetition) -> Response:
+    """The first answer again; as far as it is known, where it was never given."""
+    if repetition.answer is not None:
+        first = {name: value for name, value in from_json(repetition.answer).items() if value is not None}
+        return answer({"loss": None, **first, "repeated": True})
+    body = {
+        "model": served.name,
+        "step": served.replica.step,
+        "position": repetition.position,
+        "applied": repetition.appended if repetition.applied else 0,
+        "pending": 0 if repetition.applied else repetition.appended,
+        "duplicates": repetition.duplicates,
+        "rejected": 0,
+        "loss": None,
+        "repeated": True,
+    }
+    return answer(body, HTTPStatus.OK if repetition.applied else HTTPStatus.ACCEPTED)
 
 
 def told(served: Served, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:

@@ -20,7 +20,7 @@ from service.routes.feedback import idempotency_key
 from service.routes.predict import position
 from service.schedules import Schedule
 from service.schemas import Strict, parse, problem
-from service.store import models, snapshots
+from service.store import models, pending, snapshots
 from service.web import Web, answer, json_body, web
 
 routes = Blueprint("models", __name__)
@@ -125,10 +125,13 @@ def delete(name: str) -> Response:
 
 @routes.get("/v1/models/<name>/metrics")
 def metrics(name: str) -> Response:
-    """Prequential scores: each observation was predicted before it was learned."""
+    """Prequential scores: each observation was predicted before it was learned; and how late labels come."""
     here = web()
     replica = here.served(name).replica
-    return answer({"model": name, **position(here, replica), "metrics": replica.metrics})
+    late_labels = _late_labels(here, name)
+    return answer(
+        {"model": name, **position(here, replica), "metrics": replica.metrics, "late_labels": late_labels}
+    )
 
 
 @routes.get("/v1/models/<name>/diagnostics")
@@ -139,6 +142,14 @@ def diagnostics(name: str) -> Response:
     snapshot = snapshots.load(here.links.mine(), name, served.generation)
     model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
     return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
+
+
+def _late_labels(here: Web, name: str) -> dict[str, Any] | None:
+    """How predictions and their late labels find each other; None without any, and while Redis is away."""
+    try:
+        return pending.counts(here.links.mine(), name, round(here.settings.label_ttl * 1000))
+    except StoreUnavailable:
+        return None
 
 
 def _spec_and_schedule(raw: bytes, here: Web) -> tuple[ModelSpec, Schedule | None]:

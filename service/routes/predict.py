@@ -15,18 +15,24 @@ routes = Blueprint("predict", __name__)
 
 @routes.post("/v1/models/<name>/predict")
 def predict(name: str) -> Response:
-    """Predict each row of `instances`, from a step not before `min_step`."""
+    """Predict each row of `instances`, from a step not before `min_step`; with `ids`, to be joined by labels later."""
     here = web()
     served = here.served(name)
     body = parse(PredictRequest, json_body())
     check_rows(len(body.instances), here, "/instances")
+    if body.ids is not None:
+        check_ids(body.ids, len(body.instances))
     replica = replica_at(served, body.min_step, here)
     try:
         features = served.features.encode(body.instances)
     except RowError as error:
         place = f"/instances/{error.row}{error.pointer}"
         raise Invalid(f"{place}: {error.detail}", [(place, error.detail)]) from None
-    predictions = served.labels.decode(replica.predictor.predict(features))
+    made = replica.predictor.predict(features)
+    predictions = served.labels.decode(made)
+    if body.ids is not None:
+        here.feedback.remember(served, body.ids, replica.step, features, made)
+        predictions = [{"id": known, **made} for known, made in zip(body.ids, predictions, strict=True)]
     return answer({"model": name, **position(here, replica), "predictions": predictions})
 
 
@@ -35,6 +41,18 @@ def check_rows(rows: int, here: Web, place: str) -> None:
     if rows > here.settings.max_rows:
         detail = f"{rows} rows; at most {here.settings.max_rows} in one request (FRESHET_MAX_ROWS)"
         raise Invalid(f"{place}: {detail}", [(place, detail)])
+
+
+def check_ids(ids: list[str], rows: int) -> None:
+    """Refuse ids that are not one for each row, each another. Raises Invalid."""
+    if len(ids) != rows:
+        detail = f"{len(ids)} ids for {rows} instances"
+        raise Invalid(f"/ids: {detail}", [("/ids", detail)])
+    first: dict[str, int] = {}
+    for place, known in enumerate(ids):
+        if first.setdefault(known, place) != place:
+            detail = f"the same id as /ids/{first[known]}"
+            raise Invalid(f"/ids/{place}: {detail}", [(f"/ids/{place}", detail)])
 
 
 def replica_at(served: Served, min_step: int | None, here: Web) -> Replica:

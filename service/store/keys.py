@@ -12,8 +12,9 @@ def _key(name: str, part: str) -> bytes:
 
 
 def meta(name: str) -> bytes:
-    """Hash: generation, spec, created, position, commands, bytes, timeline; retrain (as it was created with),
-    hyperparameters (patched), rebuilt (spec of the newest rebuild), job (the current one's id), pin, pinned_at."""
+    """Hash: generation, spec, created, position, commands, bytes, timeline; segment, since (of what was seen);
+    retrain (as it was created with), hyperparameters (patched), rebuilt (spec of the newest rebuild), job (the current
+    one's id), pin, pinned_at."""
     return _key(name, "meta")
 
 
@@ -22,19 +23,29 @@ def log(name: str) -> bytes:
     return _key(name, "log")
 
 
-def ids(name: str) -> bytes:
-    """Sorted set: observation id -> position."""
-    return _key(name, "ids")
+def seen(name: str) -> list[bytes]:
+    """Hashes that are filled in turn: what was seen of observation ids, tokens and Idempotency-Keys."""
+    return [_key(name, f"seen:{slot}") for slot in range(4)]
 
 
 def tokens(name: str) -> bytes:
-    """Sorted set: an append's token -> position of its entry."""
+    """Sorted set: a command's token -> position of its entry."""
     return _key(name, "tokens")
 
 
-def requests(name: str) -> bytes:
-    """Hash: Idempotency-Key -> what its request did so far."""
-    return _key(name, "requests")
+def awaiting(name: str) -> bytes:
+    """Hash: `i<id>` -> a prediction that awaits its label."""
+    return _key(name, "awaiting")
+
+
+def awaiting_times(name: str) -> bytes:
+    """Sorted set: `i<id>` -> when it was predicted, milliseconds by Redis's clock."""
+    return _key(name, "awaiting-times")
+
+
+def awaiting_counts(name: str) -> bytes:
+    """Hash: bytes, remembered, joined, expired, displaced, and how many labels came after which delay."""
+    return _key(name, "awaiting-counts")
 
 
 def lease(name: str) -> bytes:
@@ -89,6 +100,6 @@ def results(web: str) -> bytes:
 
 def all_of(name: str) -> list[bytes]:
     """Every key of a model, except those of its jobs."""
-    parts = (meta, log, ids, tokens, requests, lease, snapshot)
+    parts = (meta, log, tokens, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
     retraining = (blobs, checkpoints, checkpoint_states, schedule, jobs)
-    return [part(name) for part in parts + retraining]
+    return [part(name) for part in parts + retraining] + seen(name)

@@ -12,6 +12,7 @@ from service.blocks import Block
 from service.errors import LogCrowded, WrongGeneration
 from service.store import keys, scripts
 from service.store.connection import Link
+from service.store.feedback_scripts import APPEND, KEEP, KEPT, SEEN
 
 
 class LogId(NamedTuple):
@@ -62,46 +63,109 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Append:
+    """A block that is to be appended, and what must hold for it.
+
+    `key` is the Idempotency-Key, or what stands for it; `record` is kept with it, and `known` is what the caller knows
+    to be kept with it so far (empty: nothing). `joined` are the rows whose prediction must still await its label.
+    `step` is one that the model is known to have reached. `web` is who waits for the result, or empty.
+    """
+
+    token: bytes
+    block: Block
+    key: bytes
+    record: bytes = b""
+    known: bytes = b""
+    joined: frozenset[int] = frozenset()
+    step: int = 0
+    web: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append did. `position` is that of its last observation."""
+    """What an append did: it wrote the block up to `position`, or nothing, for the first reason that is set here."""
 
-    position: int
-    seen: bool = False  # the token was there already: nothing was written
-    record: bytes = b""  # what the first append kept with the token
-    duplicates: dict[int, int] = field(default_factory=dict)  # row -> position; then nothing was written
+    position: int = 0
+    seen: bytes = b""  # what is kept with the key: position, blank, record
+    answer: bytes = b""  # what was answered then, if it is kept
+    duplicates: dict[int, int] = field(default_factory=dict)  # row -> its position
+    unknown: list[int] = field(
+        default_factory=list
+    )  # rows whose prediction does not await its label any more
+    awaiting: dict[int, bytes] = field(
+        default_factory=dict
+    )  # row that does not join -> its awaiting prediction
+    lag: int = 0  # observations that are not applied: too many
 
 
-def append(
-    link: Link,
-    name: str,
-    generation: bytes,
-    token: bytes,
-    block: Block,
-    *,
-    remembered: int,
-    web: str = "",
-    record: bytes = b"",
-) -> Appended:
-    """Append a block if its token and none of its ids were seen among the last `remembered` observations.
+def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Limits") -> Appended:
+    """Append a block, if nothing speaks against it.
 
     Raises WrongGeneration if the model is not of that generation, StoreFull and StoreUnavailable.
     """
-    ids = [] if block.ids is None else [observation or "" for observation in block.ids]
-    answer = link.run(
-        scripts.APPEND,
-        [keys.meta(name), keys.log(name), keys.ids(name), keys.tokens(name), keys.requests(name)],
-        [generation, token, len(block), block.to_bytes(), web, remembered, record, *ids],
+    block = wanted.block
+    ids = [] if block.ids is None else [f"i{known}" if known else "" for known in block.ids]
+    joined = (
+        "".join("1" if row in wanted.joined else "0" for row in range(len(block))) if wanted.joined else ""
     )
-    match answer[0]:
+    answer = link.run(
+        APPEND,
+        [
+            *(keys.meta(name), keys.log(name), *keys.seen(name), keys.lease(name)),
+            *(keys.awaiting(name), keys.awaiting_times(name), keys.awaiting_counts(name)),
+        ],
+        [
+            *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
+            *(wanted.record, wanted.known, wanted.step, limits.max_lag, limits.label_ttl_ms, joined),
+            *(b"t" + wanted.key, *ids),
+        ],
+    )
+    return _appended(name, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is remembered and how much may be unapplied."""
+
+    remembered: int
+    max_lag: int
+    label_ttl_ms: int
+
+    @property
+    def segment(self) -> int:
+        """Observations after which the next hash of what was seen begins: all but the newest are complete."""
+        return -(-self.remembered // (SEEN - 1))
+
+
+def _appended(name: str, answer: list[Any]) -> Appended:
+    kind, *values = answer
+    match kind:
         case b"appended":
             failpoints.reach("after-append")
-            return Appended(int(answer[1]))
+            return Appended(int(values[0]))
         case b"seen":
-            return Appended(int(float(answer[1])), seen=True, record=answer[2])
+            return Appended(seen=values[0], answer=values[1])
         case b"duplicates":
-            pairs = zip(answer[1::2], answer[2::2], strict=True)
-            return Appended(0, duplicates={int(row): int(position) for row, position in pairs})
+            pairs = zip(values[::2], values[1::2], strict=True)
+            return Appended(duplicates={row: int(position) for row, position in pairs})
+        case b"unknown":
+            return Appended(unknown=values)
+        case b"awaiting":
+            return Appended(awaiting=dict(zip(values[::2], values[1::2], strict=True)))
+        case b"lag":
+            return Appended(lag=int(values[0]))
     raise WrongGeneration(f"model {name} was deleted")
+
+
+def keep(link: Link, name: str, generation: bytes, field_name: bytes, value: bytes) -> None:
+    """Keep something with a request's key (`t<key>`: its record, `a<key>`: its answer)."""
+    link.run(KEEP, [keys.meta(name), *keys.seen(name)], [generation, field_name, value])
+
+
+def kept(link: Link, name: str, field_name: bytes) -> bytes | None:
+    """What is kept in a field, see `keep`."""
+    value: bytes | None = link.run(KEPT, [keys.meta(name), *keys.seen(name)], [field_name])
+    return value
 
 
 def append_command(

@@ -60,54 +60,6 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
 return 1
 """)
 
-# Append a block of observations.
-# KEYS: meta, log, ids, tokens, requests.
-# ARGV: generation, token, rows, block, web (who waits, or ""), remembered, record (kept with the token, or ""),
-#   then an id for each row ("": none), or nothing if no row has one.
-# -> {"appended", position} | {"seen", score, record} | {"duplicates", row, position, row, position, ...}
-#   | {"gone"}
-APPEND = Script("""
-local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'bytes')
-if model[1] ~= ARGV[1] then return {'gone'} end
-local seen = redis.call('ZSCORE', KEYS[4], ARGV[2])
-if seen then return {'seen', seen, redis.call('HGET', KEYS[5], ARGV[2]) or ''} end
-local duplicates = {'duplicates'}
-for argument = 8, #ARGV do
-  if ARGV[argument] ~= '' then
-    local position = redis.call('ZSCORE', KEYS[3], ARGV[argument])
-    if position then
-      duplicates[#duplicates + 1] = argument - 8
-      duplicates[#duplicates + 1] = position
-    end
-  end
-end
-if #duplicates > 1 then return duplicates end
-
-local before = tonumber(model[2])
-local position = before + tonumber(ARGV[3])
-local oldest = string.format('%.0f', position - tonumber(ARGV[6]))
-local bytes = tonumber(model[3]) + #ARGV[4]
-local id = string.format('%.0f-0', position)
-redis.call('XADD', KEYS[2], id, 't', ARGV[2], 'w', ARGV[5], 's', string.format('%.0f', bytes),
-  'm', redis.call('TIME')[1], 'b', ARGV[4])
-redis.call('HSET', KEYS[1], 'position', string.format('%.0f', position), 'commands', 0,
-  'bytes', string.format('%.0f', bytes))
-redis.call('ZADD', KEYS[4], position, ARGV[2])
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[5], ARGV[2], ARGV[7]) end
-for argument = 8, #ARGV do
-  if ARGV[argument] ~= '' then
-    redis.call('ZADD', KEYS[3], before + argument - 7, ARGV[argument])
-  end
-end
-local forgotten = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', oldest, 'LIMIT', 0, 100)
-if #forgotten > 0 then
-  redis.call('ZREM', KEYS[4], unpack(forgotten))
-  redis.call('HDEL', KEYS[5], unpack(forgotten))
-end
-if #ARGV > 7 then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', oldest) end
-return {'appended', string.format('%.0f', position)}
-""")
-
 # Append a command, with the blob that it names. In Lua: `append_command(token, command, blob, from)` for the keys
 # meta, log, tokens, blobs. The blob's field is `<log id>:<from>`: of the log, what came after the position `from` is
 # kept until the command is in a snapshot; "" is the command's own position.
@@ -119,6 +71,7 @@ local function append_command(token, command, blob, from)
   redis.call('XADD', KEYS[2], id, 't', token, 'w', '', 's', model[3], 'm', redis.call('TIME')[1], 'c', command)
   redis.call('HSET', KEYS[1], 'commands', commands)
   redis.call('ZADD', KEYS[3], tonumber(model[1]) + commands / 1024, token)
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -10001)
   if blob ~= '' then redis.call('HSET', KEYS[4], id .. ':' .. (from == '' and model[1] or from), blob) end
   return id
 end

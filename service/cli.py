@@ -12,6 +12,7 @@ from service import failpoints, logs
 from service.embedded import redis_url
 from service.errors import ServiceError, StoreUnavailable
 from service.feed_command import feed
+from service.retrain_command import retrain
 from service.settings import Settings, load_settings
 from service.store.connection import Link, check_server
 
@@ -73,13 +74,14 @@ def learner() -> None:
 def trainer() -> None:
     """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
+    from service.learner import compile_loop
     from service.store import workers
 
     settings = load_settings()
     logs.configure(settings, "trainer")
     _check(settings)
-    _warm_up()
     os.nice(settings.trainer_nice)
+    compile_loop()
     workers.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
 
 
@@ -92,6 +94,7 @@ def warm_up() -> None:
 
 
 cli.add_command(feed)
+cli.add_command(retrain)
 
 
 def _check(settings: Settings) -> None:

@@ -19,6 +19,11 @@ PLACES = (
     "after-snapshot",  # learner: the state is kept
     "before-promotion",  # learner: the command to promote was read and not obeyed
     "after-promotion",  # learner: it was obeyed, and nothing is published
+    "job-loading",  # trainer: the log is about to be read
+    "job-training",  # trainer: an epoch is over
+    "job-judging",  # trainer: the training is over
+    "job-saving",  # trainer: the candidate has caught up
+    "job-promoting",  # trainer: the promote command is about to be appended
 )
 
 

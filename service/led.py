@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from model import ModelSpec, OnlineModel
+from service import failpoints
 from service.blocks import join
 from service.commands import REPLACING, Sources, obey
 from service.errors import LogGap, StoreFull, StoreUnavailable, TermLost
@@ -125,10 +126,14 @@ class Led:
             self._keep_checkpoint(entry.log_id, "requested", entry.command["note"])
         elif action in REPLACING:
             self._keep_checkpoint(entry.log_id, ACTIONS[action], "")
+        if action == "promote":
+            failpoints.reach("before-promotion")
         model = obey(self.model, entry, Sources(self.link, self.name))
         if model.spec != self.spec:
             self._note_rebuild(model.spec)
         self.model = model
+        if action == "promote":
+            failpoints.reach("after-promotion")
         self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
 
     def _note_rebuild(self, spec: ModelSpec) -> None:

@@ -29,6 +29,7 @@ class Replica:
     log_id: LogId
     metrics: dict[str, Any]
     predictor: Predictor
+    state: bytes  # that the predictor was made of
 
     @property
     def step(self) -> int:
@@ -207,7 +208,11 @@ class Replicas:
             return
         served.become(weights.spec or served.created_by)
         predictor = Predictor(served.spec, weights.predictor)
-        served.swap(Replica(weights.timeline, weights.term, weights.log_id, weights.metrics, predictor))
+        served.swap(
+            Replica(
+                weights.timeline, weights.term, weights.log_id, weights.metrics, predictor, weights.predictor
+            )
+        )
 
     # -- polling ---------------------------------------------------------------------------------------------
 
@@ -262,13 +267,14 @@ def _load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served
     created_by = ModelSpec.model_validate_json(meta.spec)
     snapshot = snapshots.load(link, name, meta.generation)
     model = OnlineModel(created_by) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
-    spec = model.spec
+    spec, state = model.spec, model.predictor_bytes()
     replica = Replica(
         meta.timeline if snapshot is None else snapshot.timeline,
         0,
         START if snapshot is None else snapshot.log_id,
         model.metrics(),
-        Predictor(spec, model.predictor_bytes()),
+        Predictor(spec, state),
+        state,
     )
     encoders = FeatureEncoder(spec), LabelEncoder(spec)
     return Served(

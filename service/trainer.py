@@ -12,7 +12,7 @@ from rq.timeouts import JobTimeoutException
 from model import ModelSpec, OnlineModel
 from model.errors import ModelError
 from model.losses import OUTPUTS, loss_of
-from service import logs
+from service import failpoints, logs
 from service.commands import Sources, obey
 from service.embedded import redis_url
 from service.errors import Invalid, StoreError, StoreUnavailable
@@ -41,6 +41,7 @@ def retrain(name: str, job_id: str, number: int) -> None:
     """Do one attempt at a job. Whatever happens, the live model goes on as it is until a promote command."""
     settings = load_settings()
     logs.configure(settings, "trainer")
+    failpoints.configure(settings)
     attempt = Attempt(name, job_id, number)
     link = Link(redis_url(settings), REDIS_TIMEOUT)
     if not attempt.begin(link):
@@ -118,13 +119,17 @@ class Run:
             return
         self._promote(candidate, pieces[-1].entry, result)
 
+    def _enter(self, stage: str) -> None:
+        self.pulse.tell(stage)
+        failpoints.reach(f"job-{stage}")
+
     # -- loading ---------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[Plan, list[Piece]]:
         head = self.meta.head.position
         start = start_of(self.asked.window, self.link, self.name, head)
         self.pulse.pin = start
-        self.pulse.tell("loading")
+        self._enter("loading")
         training, _ = self.asked.counts(head - start)
         plan = self._with_base(start, start + training, head)
         first = start if plan.base is None else min(start, plan.base.log_id.position)
@@ -226,7 +231,7 @@ class Run:
         rows: Rows,
     ) -> dict[str, float | None]:
         """Let both learn the validation rows, each predicted first, and compare the losses of those predictions."""
-        self.pulse.tell("judging")
+        self._enter("judging")
         if live is not None and live.spec.output != candidate.spec.output:
             live = None  # probabilities and margins do not compare
         scores = {"validation_loss": Score(candidate.spec, rows), "live_loss": Score(candidate.spec, rows)}
@@ -260,9 +265,9 @@ class Run:
         while True:
             self.pulse.tell("catching up")
             last = self._catch_up(candidate, last, behind)
-            self.pulse.tell("saving")
+            self._enter("saving")
             state = candidate.to_bytes()
-            self.pulse.tell("promoting")
+            self._enter("promoting")
             outcome, log_id = self.attempt.promote(
                 self.link,
                 self.meta.generation,
@@ -323,6 +328,7 @@ class Progress:
         if time.monotonic() - self._told_at >= TELL:
             self._told_at = time.monotonic()
             self._pulse.tell()
+        failpoints.reach("job-training")
         return self._goes_on(validation)
 
     def best_model(self) -> OnlineModel:

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from model import ModelSpec, OnlineModel
+from model import ModelSpec
 from model.parameters import layout_of, named_views
 from model.state import LARGEST
 from service.errors import BadRequest, Invalid
@@ -15,9 +15,10 @@ from service.errors import BadRequest, Invalid
 HEADER_BYTES = 8  # that tell the length of the header of a safetensors file
 
 
-def written(model: OnlineModel) -> bytes:
-    """A model's parameters as safetensors."""
-    return save({name: np.ascontiguousarray(values) for name, values in model.parameters.items()})
+def written(spec: ModelSpec, state: bytes) -> bytes:
+    """The parameters under their names as safetensors, from what a predictor is made of."""
+    views = named_views(layout_of(spec), load(state)["parameters"])
+    return save({name: np.ascontiguousarray(values) for name, values in views.items()})
 
 
 def checked(spec: ModelSpec, raw: bytes) -> bytes:

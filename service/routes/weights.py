@@ -4,11 +4,10 @@ from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
-from model import OnlineModel
 from service.errors import WrongMediaType
 from service.ordering import order
 from service.routes.feedback import idempotency_key
-from service.store import snapshots
+from service.routes.predict import replica_at
 from service.web import answer, web
 from service.weights import checked, written
 
@@ -19,12 +18,13 @@ READ = {MEDIA_TYPE, "application/octet-stream", "application/x-safetensors"}
 
 @routes.get("/v1/models/<name>/weights")
 def get_weights(name: str) -> Response:
-    """The parameters under PyTorch's names, as of the newest snapshot; the header Freshet-Step says which."""
+    """The parameters under PyTorch's names, from a step not before `?min_step`; the header Freshet-Step says which."""
     here = web()
     served = here.served(name)
-    snapshot = snapshots.load(here.links.mine(), name, served.generation)
-    model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
-    return Response(written(model), headers={"Freshet-Step": str(model.step)}, mimetype=MEDIA_TYPE)
+    least = request.args.get("min_step", type=int)
+    replica = replica_at(served, least, here)
+    raw = written(replica.predictor.spec, replica.state)
+    return Response(raw, headers={"Freshet-Step": str(replica.step)}, mimetype=MEDIA_TYPE)
 
 
 @routes.put("/v1/models/<name>/weights")

@@ -24,6 +24,8 @@ from service.routes import checkpoints, feedback, health, jobs, models, predict,
 from service.settings import Settings, load_settings
 from service.web import Web
 
+READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
+
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The application, with its replicas running. Call it in the process that serves, after the fork."""
@@ -43,6 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(HTTPException, _tell_of_http)
     app.register_error_handler(Exception, _tell_of_bug)
     web.replicas.start()
+    web.replicas.wait_ready(READY_SECONDS)
     return app
 
 

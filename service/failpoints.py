@@ -1,4 +1,4 @@
-"""Named places at which a test can end or stop a process: `FRESHET_FAILPOINT=after-append:3`, or `after-step:1:stop`.
+"""Named places at which a test can end or stop a process: `FRESHET_FAILPOINT=after-append:3,after-step:1:stop`.
 
 The number says which arrival counts. Where the process ends, a file named `failpoint-<place>` stays in the data
 folder: a test sees that its failpoint was reached, and no process ends at it again.
@@ -29,33 +29,32 @@ PLACES = (
 
 @dataclass
 class _Failpoint:
-    place: str
     left: int  # arrivals until it counts
     signal: signal.Signals
     marker: Path
 
 
-_active: _Failpoint | None = None
+_active: dict[str, _Failpoint] = {}
 
 
 def configure(settings: Settings) -> None:
-    """Set this process's failpoint. Raises SettingsError if there is no such place."""
-    global _active
-    _active = None
-    if settings.failpoint is None:
-        return
-    place, _, rest = settings.failpoint.partition(":")
-    count, _, action = rest.partition(":")
-    if place not in PLACES or not count.isdecimal() or action not in ("", "stop"):
-        raise SettingsError(f"failpoint: PLACE:NUMBER or PLACE:NUMBER:stop, of {', '.join(PLACES)}")
-    marker = settings.data_dir.resolve() / f"failpoint-{place}"
-    _active = _Failpoint(place, int(count), signal.SIGSTOP if action else signal.SIGKILL, marker)
+    """Set this process's failpoints. Raises SettingsError if there is no such place."""
+    _active.clear()
+    for text in (settings.failpoint or "").split(","):
+        place, _, rest = text.partition(":")
+        count, _, action = rest.partition(":")
+        if not text:
+            continue
+        if place not in PLACES or not count.isdecimal() or action not in ("", "stop"):
+            raise SettingsError(f"failpoint: PLACE:NUMBER or PLACE:NUMBER:stop, of {', '.join(PLACES)}")
+        marker = settings.data_dir.resolve() / f"failpoint-{place}"
+        _active[place] = _Failpoint(int(count), signal.SIGSTOP if action else signal.SIGKILL, marker)
 
 
 def reach(place: str) -> None:
-    """End or stop here, if this is where the failpoint is."""
-    point = _active
-    if point is None or point.place != place:
+    """End or stop here, if there is a failpoint here."""
+    point = _active.get(place)
+    if point is None:
         return
     point.left -= 1
     if point.left > 0:

@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel, Predictor
+from model import FeatureEncoder, LabelEncoder, ModelError, ModelSpec, OnlineModel, Predictor
 from service.errors import NotFound, StoreError, StoreUnavailable
 from service.logs import log
 from service.store import lease, models, snapshots
@@ -14,8 +16,11 @@ from service.store.log import START, LogId
 from service.store.messages import Message, Subscription, Weights, parse_results
 from service.waiting import Waiting
 
-POLL = 0.5  # seconds between looks at what was published and who leads
+POLL = 0.25  # seconds between looks at what was published and who leads
+POLL_MODEL = 0.0005  # seconds more for each model
+DEAF = 0.5  # seconds after a republication was asked for within which it must have come
 LATE = 1.2  # seconds without a heartbeat after which a learner is late
+TICK = 0.25  # seconds that the listener waits at a time
 QUIET = 3.0  # seconds without a message or a sign of life after which a subscription is dead
 STALE = 2.0  # seconds without an answer from Redis after which predictions are called stale
 
@@ -58,6 +63,7 @@ class Served:
     now: str  # the spec that it is of now
     head: LogId = START  # of the log, when Redis was asked last
     beat_at: float = field(default_factory=time.monotonic)  # when the learner's heartbeat was seen to move
+    behind_since: float | None = None  # when a publication was first seen to be missing
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def swap(self, replica: Replica) -> None:
@@ -67,6 +73,7 @@ class Served:
                 replica.timeline > self.replica.timeline or replica.term >= self.replica.term
             ):
                 self.replica = replica
+                self.behind_since = None
                 self.changed.notify_all()
 
     def become(self, spec: str) -> None:
@@ -103,6 +110,13 @@ class Replicas:
         self._subscription = Subscription(Link(url, timeout), web)
         self._subscribed = threading.Event()
         self._look = threading.Event()
+        self._deaf = threading.Event()  # publications are missing: subscribe anew
+        self._ready = threading.Event()
+        self._heard_at = 0.0  # monotonic seconds: when something came over the subscription last
+        self._reading = False  # whether a message is being read
+        self._lost: set[str] = set()  # models that Redis has lost
+        self.troubles: dict[str, str] = {}  # what is wrong in Redis, by model
+        self.counts: Counter[str] = Counter()  # what went wrong with Redis, by kind, since the start
         self._stopped = threading.Event()
         self.contact_at = 0.0  # monotonic seconds: when Redis answered last
         self._threads = [
@@ -123,7 +137,11 @@ class Replicas:
     @property
     def ready(self) -> bool:
         """Whether the models were read from Redis since the start."""
-        return self.contact_at > 0
+        return self._ready.is_set()
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Wait until the models were read; False if they were not within so many seconds."""
+        return self._ready.wait(seconds)
 
     @property
     def age(self) -> float:
@@ -157,9 +175,15 @@ class Replicas:
                 served = self._served[name] = _load(link, name, meta, lead)
         return served
 
+    def lost(self, name: str) -> Served | None:
+        """The model of this name if Redis has lost it."""
+        return self._served.get(name) if name in self._lost else None
+
     def forget(self, name: str) -> None:
         """Serve a model no longer."""
         self._served.pop(name, None)
+        self.troubles.pop(name, None)
+        self._lost.discard(name)
 
     # -- listening -------------------------------------------------------------------------------------------
 
@@ -170,25 +194,39 @@ class Replicas:
                 self._subscribed.set()
                 self._look.set()
                 self._receive()
-            except StoreUnavailable:
-                self._stopped.wait(0.2)
+            except StoreUnavailable as error:
+                self.counts["subscriptions_lost"] += 1
+                log.warning("lost the subscription", error=str(error))
+                self._stopped.wait(0.1)
             except Exception:  # noqa: BLE001 - a bug must not leave this process deaf
                 log.exception("the listener failed")
                 self._stopped.wait(0.2)
 
     def _receive(self) -> None:
-        pinged = False
+        self._heard_at, pinged = time.monotonic(), False
         while not self._stopped.is_set():
-            if not self._subscription.wait(QUIET / 2):
-                if pinged:
-                    raise StoreUnavailable("no sign of life from Redis")
+            if self._deaf.is_set():
+                self._deaf.clear()
+                raise StoreUnavailable("publications do not arrive")
+            if self._subscription.wait(TICK):
+                self._hear()
+                pinged = False
+                continue
+            quiet = time.monotonic() - self._heard_at
+            if quiet > QUIET:
+                raise StoreUnavailable("no sign of life from Redis")
+            if quiet > QUIET / 2 and not pinged:
                 self._subscription.ping()
                 pinged = True
-                continue
+
+    def _hear(self) -> None:
+        self._reading = True
+        try:
             message = self._subscription.read()
-            pinged = False
             if message is not None:
                 self._handle(message)
+        finally:
+            self._reading, self._heard_at = False, time.monotonic()
 
     def _handle(self, message: Message) -> None:
         if message.kind == "results":
@@ -219,47 +257,95 @@ class Replicas:
     def _poll(self) -> None:
         self._subscribed.wait()
         while not self._stopped.is_set():
-            self._look.wait(POLL)
-            self._look.clear()
             try:
                 self._compare()
                 self.contact_at = time.monotonic()
-            except StoreError:
-                self._stopped.wait(POLL / 2)
+                self._ready.set()
+            except StoreUnavailable:
+                pass
             except Exception:  # noqa: BLE001 - a bug must not leave this process deaf
                 log.exception("the poller failed")
-                self._stopped.wait(POLL)
+            self._look.wait(POLL + POLL_MODEL * len(self._served))
+            self._look.clear()
 
     def _compare(self) -> None:
         """Compare with Redis: models that came or went, heartbeats, and what was published and not received."""
-        names = list(models.names(self._poll_link))
-        for name in set(self._served) - set(names):
-            self.forget(name)
+        names = models.names(self._poll_link)
+        for served in self.all():
+            if served.name not in names:
+                self._gone(served)
         now = time.monotonic()
-        for name, found in models.describe(self._poll_link, names).items():
-            if found is None:
-                self.forget(name)
-                continue
-            meta, lead = found
-            served = self._served.get(name)
-            if served is None or served.generation != meta.generation:
-                served = self._try_to_add(name)
-                if served is None:
-                    continue
-            if (lead.term, lead.counter) != (served.lead.term, served.lead.counter):
-                served.beat_at = now
-            served.lead, served.head = lead, meta.head
-            if (meta.timeline, lead.published) > served.replica.order:
-                lease.ask_republication(self._poll_link, name, meta.generation)
+        for name, found in models.describe(self._poll_link, list(names)).items():
+            try:
+                self._compare_one(name, found, now)
+            except StoreUnavailable:
+                raise
+            except (StoreError, ModelError, ValueError) as error:  # the others are compared all the same
+                self._note(name, f"{type(error).__name__}: {error}", "unreadable")
 
-    def _try_to_add(self, name: str) -> Served | None:
-        try:
-            return self.add(name, self._poll_link)
-        except NotFound:
-            return None
-        except ValueError as error:
-            log.error("cannot serve a model", model=name, error=str(error))
-            return None
+    def _compare_one(self, name: str, found: tuple[models.Meta, models.Lead] | None, now: float) -> None:
+        served = self._served.get(name)
+        if found is None:
+            if served is not None:
+                self._gone(served)
+            return
+        meta, lead = found
+        self._lost.discard(name)
+        if served is not None and served.generation != meta.generation:
+            self._gone(served)
+        if served is None or served.generation != meta.generation:
+            with suppress(NotFound):
+                self.add(name, self._poll_link)
+            return
+        if (lead.term, lead.counter) != (served.lead.term, served.lead.counter):
+            served.beat_at = now
+        served.lead, served.head = lead, meta.head
+        newest = served.replica
+        if (meta.timeline, meta.head) < newest.order and self._is_older(served, meta, newest):
+            return
+        self._note(name, lead.failure, "failed")
+        if (meta.timeline, lead.published) > newest.order:
+            self._ask_again(served, now)
+
+    def _ask_again(self, served: Served, now: float) -> None:
+        """Ask for what was published and has not arrived. If nothing at all comes then, subscribe anew."""
+        lease.ask_republication(self._poll_link, served.name, served.generation)
+        if served.behind_since is None:
+            served.behind_since = now
+        elif now - served.behind_since > DEAF and served.has_learner and not self._reading:
+            if self._heard_at < served.behind_since:
+                self.counts["deaf"] += 1
+                self._deaf.set()
+            served.behind_since = now
+
+    def _gone(self, served: Served) -> None:
+        """A model is gone from Redis: deleted, or lost. One that was lost is still served as it was, and told of."""
+        found = models.describe(self._poll_link, [served.name])[served.name]
+        if found is not None and found[0].generation == served.generation:
+            return  # it is being created
+        if models.was_deleted(self._poll_link, served.generation):
+            self.forget(served.name)
+        else:
+            self._lost.add(served.name)
+            self._note(served.name, "Redis has lost this model: it came back empty or older", "lost")
+
+    def _is_older(self, served: Served, meta: models.Meta, newest: Replica) -> bool:
+        """Whether the log ends before what this process has seen. Then the learner is to start a new timeline."""
+        order = newest.timeline, newest.log_id
+        older = lease.ask_new_timeline(self._poll_link, served.name, served.generation, *order)
+        if older:
+            seen = f"it was seen at {newest.log_id}, the log ends at {meta.head}"
+            self._note(served.name, f"Redis came back older: {seen}", "older")
+        return older
+
+    def _note(self, name: str, trouble: str, kind: str) -> None:
+        """Keep what is wrong with a model, or that all is well ("" as trouble); log and count what is new."""
+        if not trouble:
+            self.troubles.pop(name, None)
+        elif self.troubles.get(name) != trouble:
+            self.troubles[name] = trouble
+            self.counts[kind] += 1
+            log.error("trouble with a model", model=name, trouble=trouble)
 
 
 def _load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served:

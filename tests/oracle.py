@@ -164,9 +164,10 @@ class Driver:
     _next: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _abandoned: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self) -> "Driver":
+    def __enter__(self) -> "Driver":
         """Let the clients begin."""
         self._threads = [
             threading.Thread(target=self._run, args=(client,), daemon=True) for client in range(self.clients)
@@ -174,6 +175,14 @@ class Driver:
         for thread in self._threads:
             thread.start()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the clients end, whatever has become of their requests."""
+        self._abandoned.set()
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self.ledger.close()
 
     def stop(self, seconds: float = 30.0) -> None:
         """Let the clients end, each after its request in flight is settled."""
@@ -218,7 +227,7 @@ class Driver:
         rows = [observation(place, **({"id": f"o{place}"} if how == "ids" else {})) for place in places]
         body = json.dumps({"observations": rows}).encode()
         headers = {"Idempotency-Key": f"k{places.start}"} if how == "key" else {}
-        while True:
+        while not self._abandoned.is_set():
             sent_at = time.monotonic()
             self.ledger.send(places, how)
             try:

@@ -25,8 +25,9 @@ def readyz() -> Response:
     without = [served.name for served in replicas.all() if not served.has_learner]
     return answer(
         {
-            "status": "degraded" if replicas.stale or without else "ok",
+            "status": "degraded" if replicas.stale or without or replicas.troubles else "ok",
             "redis": "away" if replicas.stale else "ok",
             "without_learner": without,
+            "troubles": dict(replicas.troubles),
         }
     )

@@ -116,8 +116,13 @@ def describe(name: str) -> Response:
 def delete(name: str) -> Response:
     """Delete a model with everything that belongs to it."""
     here = web()
-    deleted = models.delete(here.links.mine(), name)
+    link = here.links.mine()
+    lost = here.replicas.lost(name)
+    deleted = models.delete(link, name)
     here.replicas.forget(name)
+    if lost is not None and not deleted:
+        models.mark_deleted(link, lost.generation)
+        return Response(status=HTTPStatus.NO_CONTENT)
     if not deleted:
         raise NotFound(f"there is no model {name!r}")
     return Response(status=HTTPStatus.NO_CONTENT)
@@ -202,6 +207,7 @@ def _described(here: Web, served: Served) -> dict[str, Any]:
         "timeline": replica.timeline,
         "term": served.lead.term,
         "has_learner": served.has_learner,
+        "trouble": here.replicas.troubles.get(served.name),
         "parameters": served.spec.parameter_count,
         "spec": served.spec.model_dump(mode="json"),
         "metrics": replica.metrics,

@@ -36,15 +36,12 @@ class Experiment:
             name = f"oracle-{len(self.verdicts)}"
             assert self.server.api("PUT", f"/v1/models/{name}", oracle.spec()).status == 201
             ledger = oracle.Ledger(self.server.folder / f"{name}.ledger")
-            driver = oracle.Driver(
-                self.server.port, name, ledger, self.seed + len(self.verdicts), pause=0.002
-            )
-            driver.start()
-            wait_until(lambda driver=driver: driver.recovered_since(0.0), 20, self.server.log)
-            while pending and not driver.used_up:
-                self._kill(pending.pop(), driver, choice)
-            driver.stop()
-            ledger.close()
+            seed = self.seed + len(self.verdicts)
+            with oracle.Driver(self.server.port, name, ledger, seed, pause=0.002) as driver:
+                wait_until(lambda driver=driver: driver.recovered_since(0.0), 20, self.server.log)
+                while pending and not driver.used_up:
+                    self._kill(pending.pop(), driver, choice)
+                driver.stop()
             self._judge(name, ledger)
 
     def _kill(self, part: str, driver: oracle.Driver, choice: random.Random) -> None:

@@ -1,0 +1,302 @@
+"""What goes wrong: a network that drops, delays and cuts, a Redis of its own to restore and kill, parts to pause."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import redis
+import urllib3
+
+from service import embedded
+from service.settings import Settings
+from tests.harness import FRESHET, Api, alive, clean_environment, descendants, free_port, wait_until
+
+
+class Proxy:
+    """A TCP proxy in front of a port of this machine, whose connections can be cut, held, delayed and made mute."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.delay = 0.0  # seconds that each piece waits, either way
+        self.mute: bytes | None = None  # answers on connections that have sent this are swallowed
+        self.swallow: tuple[bytes, int] = (
+            b"",
+            0,
+        )  # requests with this get no answer but a cut, so many times
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._pairs: set[Pair] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self) -> None:
+        """Let nothing through, and close nothing: what was sent waits. The other end notices nothing."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Let everything through again, what has waited first."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Close every connection."""
+        for pair in list(self._pairs):
+            pair.close()
+
+    def close(self) -> None:
+        """End."""
+        self._listener.close()
+        self.cut()
+        self._flowing.set()
+
+    def pass_on(self) -> None:
+        """Wait until this proxy lets things through."""
+        self._flowing.wait()
+        if self.delay:
+            time.sleep(self.delay)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                client.close()
+                continue
+            pair = Pair(self, client, server)
+            self._pairs.add(pair)
+            pair.start()
+
+    def forget(self, pair: "Pair") -> None:
+        """A pair is closed."""
+        self._pairs.discard(pair)
+
+
+class Pair:
+    """A client's connection and the one that was made for it."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._said: bytes = b""
+        self._answer_is_lost = False
+
+    def start(self) -> None:
+        """Pass on both ways, in two threads."""
+        for pump in (self._upward, self._downward):
+            threading.Thread(target=self._run, args=(pump,), daemon=True).start()
+
+    def close(self) -> None:
+        """Close both connections."""
+        for end in (self._client, self._server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._proxy.forget(self)
+
+    def _run(self, pump: object) -> None:
+        with suppress(OSError):
+            pump()  # type: ignore[operator]
+        self.close()
+
+    def _upward(self) -> None:
+        while piece := self._client.recv(2**16):
+            self._proxy.pass_on()
+            self._said = (self._said + piece)[-(2**16) :]
+            what, times = self._proxy.swallow
+            if times and what in piece:
+                self._proxy.swallow = what, times - 1
+                self._answer_is_lost = True
+            self._server.sendall(piece)
+
+    def _downward(self) -> None:
+        while piece := self._server.recv(2**16):
+            self._proxy.pass_on()
+            if self._answer_is_lost:
+                return
+            if self._proxy.mute is None or self._proxy.mute not in self._said:
+                self._client.sendall(piece)
+
+
+class Valkey:
+    """A Redis on a TCP port, with the embedded server's flags, that can be killed, started and given other files."""
+
+    def __init__(self, folder: Path, **flags: str) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.flags = flags
+        self.environment = dict(os.environ)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def link(self) -> redis.Redis:
+        """A client of it."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def start(self) -> "Valkey":
+        """Start it and wait until it answers."""
+        command = embedded.command(Settings(data_dir=self.folder))
+        changes = {"port": str(self.port), "unixsocket": str(self.folder / "s"), **self.flags}
+        for name, value in changes.items():
+            command += [f"--{name}", value]
+        with (self.folder / "valkey.log").open("ab") as log:
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        wait_until(self._answers, 20, lambda: (self.folder / "valkey.log").read_text(errors="replace"))
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with self.link as link:
+                return bool(link.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self) -> None:
+        """Let it stand still."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def copy(self, to: Path) -> None:
+        """Copy its files as they are at one moment."""
+        self.kill()
+        shutil.copytree(self.folder / "appendonlydir", to)
+        self.start()
+
+    def restore(self, copy: Path | None) -> None:
+        """Kill it and start it with a copy's files, or with none."""
+        self.kill()
+        shutil.rmtree(self.folder / "appendonlydir")
+        if copy is not None:
+            shutil.copytree(copy, self.folder / "appendonlydir")
+        self.start()
+
+
+class Part:
+    """One `freshet web` or `freshet learner`, on a Redis of its own choice."""
+
+    def __init__(self, kind: str, folder: Path, redis_port: int, **settings: object) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.port = free_port()
+        self.redis_port = redis_port
+        given = {"port": self.port, "data_dir": folder, "web_workers": 1, **settings}
+        self.environment = clean_environment() | {
+            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+            **{f"FRESHET_{name.upper()}": str(value) for name, value in given.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.api = Api(self.port)
+
+    def start(self) -> "Part":
+        """Start it; a web process is waited for."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*FRESHET, self.kind], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        if self.kind == "web":
+            wait_until(self._ready, 30, self.log)
+        return self
+
+    def _ready(self) -> bool:
+        with suppress(urllib3.exceptions.HTTPError):
+            return self.api("GET", "/readyz").status == 200
+        return False
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"{self.kind}-{self.port}.log"
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def pause(self) -> None:
+        """Let it stand still."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it, and what it has started, with SIGKILL."""
+        if self.process is not None and self.process.poll() is None:
+            family = descendants(self.process.pid)
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            wait_until(lambda: not any(alive(pid) for pid in family), 10)
+
+    def stop(self) -> int:
+        """End it with SIGTERM; returns its status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+class System:
+    """Valkey, one web process and learners, each of which may have a proxy before its Redis."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.redis = Valkey(folder / "redis").start()
+        self.proxies: list[Proxy] = []
+        self.parts: list[Part] = []
+
+    def proxy(self) -> Proxy:
+        """A proxy before Redis."""
+        self.proxies.append(Proxy(self.redis.port))
+        return self.proxies[-1]
+
+    def start(self, kind: str, proxy: Proxy | None = None, **settings: object) -> Part:
+        """Start a part."""
+        port = self.redis.port if proxy is None else proxy.port
+        self.parts.append(Part(kind, self.folder, port, **settings))
+        return self.parts[-1].start()
+
+    def log(self) -> str:
+        """What all parts have printed."""
+        return "\n".join(part.log() for part in self.parts)
+
+    def close(self) -> None:
+        """End everything."""
+        for part in self.parts:
+            part.api.close()
+            part.kill()
+        for proxy in self.proxies:
+            proxy.close()
+        self.redis.kill()
+
+
+@contextmanager
+def system(folder: Path) -> Iterator[System]:
+    """A system that is ended at the end."""
+    made = System(folder)
+    try:
+        yield made
+    finally:
+        made.close()

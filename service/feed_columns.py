@@ -128,8 +128,10 @@ def _infer_classes(task: str, source: Source, columns: Columns, note: Note) -> l
         with open_source(source.path) as again:
             seen = _distinct_labels(again, columns, stop_at=2 if task == "binary" else None)
     else:
-        seen = _distinct_labels(source.head(INSPECTED_ROWS), columns)
-        note(f"the classes are those of the first {INSPECTED_ROWS:,} rows; a later one will be refused")
+        head = source.head(INSPECTED_ROWS)
+        seen = _distinct_labels(head, columns)
+        if task == "multiclass" and len(head) == INSPECTED_ROWS:
+            note(f"the classes are those of the first {INSPECTED_ROWS:,} rows; a later one will be refused")
     if task == "binary" and (len(seen) > 2 or (len(seen) < 2 and not set(seen) <= {0, 1})):
         raise FileError(f"a binary label has two values; {columns.label!r} has {len(seen)}: {seen[:5]}")
     if task == "multiclass" and len(seen) < 2:

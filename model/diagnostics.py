@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model import monitor
 from model.parameters import layout_of, named_views
-from model.program import SKIPPED, STEP, UPDATES
+from model.program import SKIPPED, STEP
 from model.spec import ModelSpec
 from model.state import LIVE_LEARNING_RATE, Arrays
 
@@ -23,6 +23,7 @@ LARGE_GRADIENT = 1e4
 DIVERGING = 3.0  # recent loss relative to its best and to its first
 OVERSHOOT_SHARE = 0.5
 SLOW_IMPROVEMENT = 1e-3
+LARGE_IMPROVEMENT = 0.5
 STILL_NEAR_FIRST = 0.9
 """Where a finding starts. Improvement is the share of a row's own loss that its step takes away."""
 
@@ -43,10 +44,9 @@ class Layer:
 class Signs:
     """Everything that findings are drawn from."""
 
-    updates: int
+    step: int
     skipped: int
     learning_rate: float
-    clip_norm: float | None
     recent: float
     first: float
     best: float
@@ -59,10 +59,9 @@ class Signs:
 def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
     notes, counters = arrays["monitor"], arrays["counters"]
     return Signs(
-        updates=int(counters[UPDATES]),
+        step=int(counters[STEP]),
         skipped=int(counters[SKIPPED]),
         learning_rate=float(arrays["live"][LIVE_LEARNING_RATE]),
-        clip_norm=spec.optimizer.clip_norm,
         recent=float(notes[monitor.RECENT]),
         first=float(notes[monitor.FIRST]),
         best=float(notes[monitor.BEST]),
@@ -141,7 +140,8 @@ def _exploding(signs: Signs) -> Iterator[Finding]:
         yield Finding(
             "exploding_gradients",
             f"gradients have a norm of {largest.gradient_norm:.1e} in {largest.name}",
-            "set clip_norm (1 is usual), scale the inputs (scaling: standard), use batch_norm or fewer layers",
+            "set clip_norm (20 is the default), lower the learning rate, scale the inputs (scaling: standard), use "
+            "batch_norm or fewer layers",
             largest.name,
         )
 
@@ -149,15 +149,21 @@ def _exploding(signs: Signs) -> Iterator[Finding]:
 def _rate_too_large(signs: Signs) -> Iterator[Finding]:
     reference = max(signs.best, 0.1 * signs.first, monitor.SMALLEST_LOSS)
     diverging = signs.recent > DIVERGING * reference and signs.recent > signs.first
-    oscillating = signs.overshoot > OVERSHOOT_SHARE
+    futile = signs.improvement > LARGE_IMPROVEMENT and signs.recent > STILL_NEAR_FIRST * signs.first
     advice = f"lower the learning rate: try {signs.learning_rate / 10.0:g}"
     if diverging:
         detail = (
             f"the loss of the last 100 observations is {signs.recent:.3g}, it was {signs.best:.3g} at best"
         )
         yield Finding("loss_diverges", detail, advice)
-    elif oscillating:
+    elif signs.overshoot > OVERSHOOT_SHARE:
         detail = f"{signs.overshoot:.0%} of the steps raise the loss of the very observation they learn"
+        yield Finding("loss_oscillates", detail, advice)
+    elif futile:
+        detail = (
+            f"a step takes away {signs.improvement:.0%} of its observation's loss, yet the loss is where it began: "
+            "each undoes what the last one did"
+        )
         yield Finding("loss_oscillates", detail, advice)
 
 
@@ -177,7 +183,8 @@ def _skipped(signs: Signs) -> Iterator[Finding]:
         yield Finding(
             "skipped_observations",
             f"{signs.skipped} observations were skipped: learning them would have made numbers infinite",
-            "look for extreme values in features and labels, scale the inputs, set clip_norm",
+            "look for extreme values in features and labels, scale the inputs, set clip_norm, lower the learning "
+            "rate",
         )
 
 
@@ -193,7 +200,7 @@ FINDINGS: tuple[Callable[[Signs], Iterator[Finding]], ...] = (
 def findings_of(signs: Signs) -> list[Finding]:
     """Skipped observations always; the others once there is enough to judge by."""
     found = list(_skipped(signs))
-    if signs.updates >= ENOUGH_STEPS:
+    if signs.step >= ENOUGH_STEPS:
         for look in FINDINGS:
             found.extend(look(signs))
     return found

@@ -18,8 +18,8 @@ from model import monitor, program
 from model.compiled import OPTIONS, SOURCES, inner
 from model.layer_kernels import ONE, U, backward, fold_norm, forward, square_sum
 from model.monitor_kernels import note_gradients, note_improvement, note_loss, note_values
-from model.scaling_kernels import expand, fold, scale
 from model.network import norm_rate
+from model.scaling_kernels import expand, fold, scale
 from model.schedules import factor
 from model.score_kernels import is_label, loss_and_gradient, make_finite, predict
 from model.step_kernels import ADAGRAD, ADAMW, RATES, RMSPROP, SGD, set_rates, step_layers

@@ -3,10 +3,10 @@
 
 A row is scaled by statistics that include the row itself, whether it is then learned or only predicted: so a first
 row is 0, no row is further than √n deviations out, and predicting and learning see the same numbers. Rows enter the
-statistics only when they are learned (`kernels.fold_rows`), cut to ±10 deviations once 100 are known.
+statistics only when they are learned (`kernels.fold_rows`), cut to ±10 deviations once 10 are known.
 
-A second set of statistics starts anew at 128, 256, 512, … values and replaces the first when it has as many as
-that, at most every 32,768 values. So what came first is forgotten, outliers too, and scales that drift are followed.
+A second set of statistics starts anew whenever it has replaced the first, which it does once it has 32, then 64,
+128, … values, at most 32,768. So what came first is forgotten, outliers too, and scales that drift are followed.
 """
 
 import math
@@ -23,10 +23,10 @@ COUNT_NEXT, MEAN_NEXT, SQUARES_NEXT, LOW_NEXT, HIGH_NEXT = range(5, 10)
 LIMIT = 10  # values at which the second set replaces the first
 STATE_ROWS = 11
 
-FIRST_LIMIT = 128.0
+FIRST_LIMIT = 32.0
 LARGEST_LIMIT = 32_768.0
 DEVIATIONS = 10.0  # scaled values lie within ± this
-KNOWN = 100.0  # values after which outliers are cut before they enter the statistics
+KNOWN = 10.0  # values after which outliers are cut before they enter the statistics
 LARGEST = 1e100  # raw values beyond it count as this, so that their squares stay finite
 LARGEST_UNSCALED = 1e15  # the same for inputs that are not scaled, so that float32 squares stay finite
 TINY = 1e-290  # keeps 0 / 0 out of features that have been constant

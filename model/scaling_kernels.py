@@ -39,6 +39,14 @@ def scale(kind, state, row, columns, out, start):
 
 
 @inner
+def _cut(delta, count, squares):
+    """A difference from the mean cut to ±10 deviations, once there is a deviation to speak of."""
+    limit = DEVIATIONS * math.sqrt(squares / max(count, 1.0))
+    limit = limit if count >= scaling.KNOWN and squares > 0.0 else 2.0 * LARGEST
+    return min(max(delta, -limit), limit)
+
+
+@inner
 def fold(kind, state, row, columns):
     """Fold row (columns,) into the running statistics (Welford 1962), in place; NaN leaves its column unchanged."""
     if kind == 0:
@@ -49,19 +57,16 @@ def fold(kind, state, row, columns):
         x = min(max(x, -LARGEST), LARGEST) if known else 0.0
         one = 1.0 if known else 0.0
         count, mean, squares = state[scaling.COUNT, j], state[scaling.MEAN, j], state[scaling.SQUARES, j]
-        delta = x - mean
-        limit = DEVIATIONS * math.sqrt(squares / max(count, 1.0))
-        limit = limit if count >= scaling.KNOWN and squares > 0.0 else 2.0 * LARGEST
-        delta = one * min(max(delta, -limit), limit)
+        delta = one * _cut(x - mean, count, squares)
         x = mean + delta
         count += one
         step = delta / max(count, 1.0)
         state[scaling.COUNT, j] = count
         state[scaling.MEAN, j] = mean + step
         state[scaling.SQUARES, j] = squares + delta * (delta - step)
-        mean = state[scaling.MEAN_NEXT, j]
-        count = state[scaling.COUNT_NEXT, j] + one
-        delta = one * (x - mean)
+        count, mean = state[scaling.COUNT_NEXT, j], state[scaling.MEAN_NEXT, j]
+        delta = one * _cut(x - mean, count, state[scaling.SQUARES_NEXT, j])
+        count += one
         step = delta / max(count, 1.0)
         state[scaling.COUNT_NEXT, j] = count
         state[scaling.MEAN_NEXT, j] = mean + step

@@ -79,7 +79,9 @@ def test_gradient_of_the_parameters_matches_finite_differences(loss, activation,
         spec_of("multiclass" if outputs > 1 else "binary", 3, layers=layers, classes=max(outputs, 2))
     )
     parameters = generator.normal(size=layout.size)
-    norm = np.stack([generator.normal(size=layout.norm_units), generator.uniform(0.5, 2.0, layout.norm_units)])
+    norm = np.stack(
+        [generator.normal(size=layout.norm_units), generator.uniform(0.5, 2.0, layout.norm_units)]
+    )
     network = Network(layout, parameters, norm)
     X, y = generator.normal(size=(ROWS, 3)), labels_for(loss, outputs, generator)
 

@@ -1,0 +1,107 @@
+"""One step of the online path against the same loop in C: `python tests/benchmarks/online_step/bench.py`.
+
+Prints microseconds per row for blocks of 1,000 rows on one core, ours and C's in turn, the least of several rounds;
+then the fixed cost of learning and of predicting a single row. Needs gcc.
+"""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from model import ModelSpec, OnlineModel, Predictor
+
+ROWS = 1000
+ROUNDS = 5
+FLAGS = ["-O3", "-march=native", "-ffast-math"]
+NETWORKS = {
+    "20-64-32-1 SGD": ((20, 64, 32, 1), "sgd", 60),
+    "20-64-32-1 Adam": ((20, 64, 32, 1), "adam", 40),
+    "100-256-128-10 SGD": ((100, 256, 128, 10), "sgd", 10),
+    "100-256-128-10 Adam": ((100, 256, 128, 10), "adam", 6),
+}
+
+
+def least(call: Callable[[], object], repeats: int) -> float:
+    """The least seconds that a call takes."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def compile_reference(folder: str) -> Path:
+    program = Path(folder, "reference")
+    source = Path(__file__).with_name("reference.c")
+    subprocess.run(["gcc", *FLAGS, source, "-o", program, "-lm"], check=True)
+    return program
+
+
+def measure_reference(program: Path, sizes: tuple[int, ...], optimizer: str, repeats: int) -> float:
+    words = [program, ROWS, repeats, optimizer, *sizes]
+    answer = subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True)
+    return float(answer.stdout)
+
+
+def spec_of(sizes: tuple[int, ...], optimizer: str) -> ModelSpec:
+    fields = {
+        "task": "binary" if sizes[-1] == 1 else "multiclass",
+        "classes": max(sizes[-1], 2),
+        "features": sizes[0],
+        "layers": [{"units": units} for units in sizes[1:-1]],
+        "optimizer": {"name": optimizer, "learning_rate": 0.001},
+    }
+    return ModelSpec.model_validate(fields)
+
+
+def rows_of(spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, max(spec.outputs, 2), (ROWS, 1))
+    return generator.uniform(-2, 2, (ROWS, spec.width)), labels.astype(np.float64)
+
+
+def measure_learn(spec: ModelSpec, repeats: int) -> float:
+    model = OnlineModel(spec)
+    X, y = rows_of(spec)
+    model.learn(X, y)
+    return 1e6 * least(lambda: model.learn(X, y), repeats) / ROWS
+
+
+def print_steps() -> None:
+    print(f"{'block of 1,000 rows':<22}{'C':>9}{'learn':>9}{'ratio':>8}   (microseconds a row)")
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_reference(folder)
+        for name, (sizes, optimizer, repeats) in NETWORKS.items():
+            spec = spec_of(sizes, optimizer)
+            rounds = [
+                (measure_reference(program, sizes, optimizer, repeats), measure_learn(spec, repeats))
+                for _ in range(ROUNDS)
+            ]
+            floor, ours = (min(column) for column in zip(*rounds, strict=True))
+            print(f"{name:<22}{floor:>9.2f}{ours:>9.2f}{ours / floor:>8.2f}")
+
+
+def print_single_rows() -> None:
+    spec = spec_of((20, 64, 32, 1), "sgd")
+    model = OnlineModel(spec)
+    X, y = rows_of(spec)
+    model.learn(X, y)
+    predictor = Predictor(spec, model.predictor_bytes())
+    calls = {
+        "learn, one row": lambda: model.learn(X[:1], y[:1]),
+        "predict, one row": lambda: predictor.predict(X[:1]),
+        "predictor_bytes": model.predictor_bytes,
+        "to_bytes": model.to_bytes,
+    }
+    for name, call in calls.items():
+        print(f"{name:<22}{1e6 * least(call, 3000):>18.1f}")
+
+
+if __name__ == "__main__":
+    print_steps()
+    print_single_rows()

@@ -53,7 +53,7 @@ class Retraining(Strict):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     patience: Annotated[int, Field(ge=1)] | None = None
-    promote: Literal["if_better", "always", "never"] = "if_better"
+    promote: Annotated[Literal["if_better", "always", "never"], Field(validate_default=True)] = "if_better"
 
     @field_validator("optimizer", mode="before")
     @classmethod

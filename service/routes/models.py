@@ -89,7 +89,8 @@ def patch(name: str) -> Response:
 def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response:
     """Start a job that trains a model of another spec from the log and swaps it in."""
     for field in ("task", "features", "classes", "targets"):
-        if getattr(spec, field) != getattr(served.spec, field):
+        # As JSON: to Python [0, 1] and [false, true] are equal.
+        if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
             detail = "a rebuild keeps task, features, classes and targets as they are"
             raise Invalid(f"/{field}: {detail}", [(f"/{field}", detail)])
     body = Retraining(start="scratch", promote="always")

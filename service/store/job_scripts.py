@@ -157,7 +157,7 @@ return 1
 )
 
 # Promote a candidate and so end the job: the command, its blob and the job's end are one.
-# KEYS: meta, job (in the place of the log for `mine`), log, tokens, blobs.
+# KEYS: meta, job, log, tokens, blobs.
 # ARGV: id, attempt, generation, token, command (JSON), candidate, its position, positions it may be behind,
 #   result (JSON), most blobs.
 # -> {"appended", log id} | {"behind", position} | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
@@ -165,6 +165,7 @@ PROMOTE = Script(
     _NOW
     + _END
     + _MINE
+    + _APPEND_COMMAND
     + """
 local generation, position, commands = unpack(redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands'))
 if generation ~= ARGV[3] or not mine('running') then return {'late'} end
@@ -174,14 +175,9 @@ if redis.call('HGET', KEYS[2], 'cancel') then
 end
 if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind', position} end
 if tonumber(commands) >= 1023 or redis.call('HLEN', KEYS[5]) >= tonumber(ARGV[10]) then return {'full'} end
-local job = KEYS[2]
-KEYS = {KEYS[1], KEYS[3], KEYS[4], KEYS[5]}
-"""
-    + _APPEND_COMMAND
-    + """
-local id = append_command(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
-redis.call('HSET', job, 'result', ARGV[9], 'log_id', id)
-finish(KEYS[1], job, 'succeeded', '')
+local id = append_command(KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
+redis.call('HSET', KEYS[2], 'result', ARGV[9], 'log_id', id)
+finish(KEYS[1], KEYS[2], 'succeeded', '')
 return {'appended', id}
 """
 )

@@ -60,19 +60,18 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
 return 1
 """)
 
-# Append a command, with the blob that it names. In Lua: `append_command(token, command, blob, from)` for the keys
-# meta, log, tokens, blobs. The blob's field is `<log id>:<from>`: of the log, what came after the position `from` is
+# Append a command, with the blob that it names. In Lua: `append_command(meta, log, tokens, blobs, token,
+# command, blob, from)`. The blob's field is `<log id>:<from>`: of the log, what came after the position `from` is
 # kept until the command is in a snapshot; "" is the command's own position.
 _APPEND_COMMAND = """
-local function append_command(token, command, blob, from)
-  local model = redis.call('HMGET', KEYS[1], 'position', 'commands', 'bytes')
+local function append_command(meta, log, tokens, blobs, token, command, blob, from)
+  local model = redis.call('HMGET', meta, 'position', 'commands', 'bytes')
   local commands = tonumber(model[2]) + 1
   local id = model[1] .. '-' .. string.format('%.0f', commands)
-  redis.call('XADD', KEYS[2], id, 't', token, 'w', '', 's', model[3], 'm', redis.call('TIME')[1], 'c', command)
-  redis.call('HSET', KEYS[1], 'commands', commands)
-  redis.call('ZADD', KEYS[3], tonumber(model[1]) + commands / 1024, token)
-  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -10001)
-  if blob ~= '' then redis.call('HSET', KEYS[4], id .. ':' .. (from == '' and model[1] or from), blob) end
+  redis.call('XADD', log, id, 't', token, 'w', '', 's', model[3], 'm', redis.call('TIME')[1], 'c', command)
+  redis.call('HSET', meta, 'commands', commands)
+  redis.call('ZADD', tokens, tonumber(model[1]) + commands / 1024, token)
+  if blob ~= '' then redis.call('HSET', blobs, id .. ':' .. (from == '' and model[1] or from), blob) end
   return id
 end
 """
@@ -98,7 +97,7 @@ if ARGV[7] ~= '' then
   for name, value in pairs(cjson.decode(ARGV[7])) do changed[name] = value end
   redis.call('HSET', KEYS[1], 'hyperparameters', cjson.encode(changed))
 end
-return {'appended', append_command(ARGV[2], ARGV[3], blob, '')}
+return {'appended', append_command(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[2], ARGV[3], blob, '')}
 """
 )
 

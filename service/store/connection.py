@@ -1,6 +1,7 @@
 """One connection to Redis without hidden retries, and what its errors mean."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from service.store.scripts import Script
 _REFUSED = ("OOM", "MISCONF")
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN")
 
+IDLE = 0.1  # seconds unused after which a connection is looked at before it is used
+SLOWEST = 10e6  # bytes per second: a large command gets so much more time
+
 
 class Link:
     """A connection that one thread uses. It connects on first use and again after an error.
@@ -22,12 +26,19 @@ class Link:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
         if not url.startswith("unix:"):
-            options |= {"socket_connect_timeout": timeout, "socket_keepalive": True}
+            options["socket_keepalive"] = True
         pool = redis.ConnectionPool.from_url(url, **options)
         self._connection: Any = pool.make_connection()
         self.timeout = timeout
+        self._used_at = 0.0
+        self._grace = 0.0  # seconds more for the answers to what was sent
 
     def call(self, *command: Any, timeout: float | None = None) -> Any:
         """Send one command and return its answer; `timeout` in seconds, instead of the link's own."""
@@ -35,8 +46,19 @@ class Link:
 
     def call_many(self, commands: Sequence[Sequence[Any]], timeout: float | None = None) -> list[Any]:
         """Send commands together and return their answers. The first error in an answer is raised."""
+        now = time.monotonic()
+        if now - self._used_at > IDLE and self._connection.is_connected and self._is_stale():
+            self._connection.disconnect()
+        self._used_at = now
         self.send(commands)
         return self.receive(len(commands), timeout)
+
+    def _is_stale(self) -> bool:
+        """Whether the server has closed this connection, on which nothing is awaited: better noticed before sending."""
+        try:
+            return bool(self._connection.can_read(0))
+        except (redis.RedisError, OSError):
+            return True
 
     def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """Run a script, loading it where the server does not know it yet."""
@@ -53,9 +75,13 @@ class Link:
                 connection.connect()
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
+            self._grace = 0.0
             raise StoreUnavailable(f"cannot connect to Redis: {error}") from error
+        packed = connection.pack_commands(commands)
+        self._grace += sum(map(len, packed)) / SLOWEST
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            connection._sock.settimeout(self.timeout + self._grace)
+            connection.send_packed_command(packed, check_health=False)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             raise StoreUnavailable(f"lost Redis: {error}", sent=True) from error
@@ -69,18 +95,21 @@ class Link:
                 answers.append(self.read(timeout))
             except redis.ResponseError as error:
                 failure = failure or error
+        self._grace = 0.0
         if failure is not None:
             raise _translated(failure) from failure
         return answers
 
     def read(self, timeout: float | None = None) -> Any:
         """The next answer or message."""
+        patience = (self.timeout if timeout is None else timeout) + self._grace
         try:
-            return self._connection.read_response(timeout=self.timeout if timeout is None else timeout)
+            return self._connection.read_response(timeout=patience)
         except redis.ResponseError:
             raise
         except (redis.RedisError, OSError) as error:
             self._connection.disconnect()
+            self._grace = 0.0
             raise StoreUnavailable(f"lost Redis: {error}", sent=True) from error
 
     def readable(self, timeout: float) -> bool:

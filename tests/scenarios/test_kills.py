@@ -23,7 +23,8 @@ class Experiment:
 
     server: Server
     seed: int
-    pause: float = 1.0  # seconds between a recovery and the next kill, at most
+    pause: float  # seconds between a recovery and the next kill, at most
+    think: float  # seconds that each of the driver's clients waits between its requests
     kills: int = 0
     recoveries: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
     verdicts: list[oracle.Verdict] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Experiment:
             assert self.server.api("PUT", f"/v1/models/{name}", oracle.spec()).status == 201
             ledger = oracle.Ledger(self.server.folder / f"{name}.ledger")
             seed = self.seed + len(self.verdicts)
-            with oracle.Driver(self.server.port, name, ledger, seed, pause=0.002) as driver:
+            with oracle.Driver(self.server.port, name, ledger, seed, pause=self.think) as driver:
                 wait_until(lambda driver=driver: driver.recovered_since(0.0), 20, self.server.log)
                 while pending and not driver.used_up:
                     self._kill(pending.pop(), driver, choice)
@@ -57,7 +58,7 @@ class Experiment:
         self.server.wait_step(name, last)
         found = oracle.verdict(ledger, self.server.api, name)
         self.verdicts.append(found)
-        print(f"{name}: {found}")
+        print(f"{name}: {found}", flush=True)
         assert found.clean, f"seed {self.seed}: {found}"
         spans = sorted(ledger.spans)
         overlaps = [pair for pair in pairwise(spans) if pair[0][1] >= pair[1][0]]
@@ -80,12 +81,12 @@ class Experiment:
         return "\n".join(lines)
 
 
-def experiment(folder: Path, seed: int, kills: int, pause: float) -> None:
+def experiment(folder: Path, seed: int, kills: int, pause: float, think: float) -> None:
     print(f"seed {seed}")
     parts = [PARTS[number % len(PARTS)] for number in range(kills)]
     random.Random(seed).shuffle(parts)
     with running(folder, web_workers=2) as server:
-        found = Experiment(server, seed, pause)
+        found = Experiment(server, seed, pause, think)
         found.run(parts)
         print(found.report())
         slowest = max(seconds for part in PARTS for seconds in found.recoveries[part])
@@ -95,10 +96,16 @@ def experiment(folder: Path, seed: int, kills: int, pause: float) -> None:
 
 
 def test_random_kills_lose_nothing_and_count_nothing_twice(folder: Path) -> None:
-    experiment(folder, seed=20, kills=6, pause=0.5)
+    experiment(folder, seed=20, kills=6, pause=0.5, think=0.005)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_three_hundred_random_kills(folder: Path) -> None:
-    experiment(folder, seed=random.SystemRandom().randrange(10**6), kills=300, pause=1.0)
+    experiment(
+        folder,
+        seed=random.SystemRandom().randrange(10**6),
+        kills=int(os.environ.get("KILLS", "300")),
+        pause=1.0,
+        think=0.02,
+    )

@@ -43,7 +43,9 @@ class Run:
 
     load: dict[str, Any]
     microseconds: dict[str, float] = field(default_factory=dict)
-    """Processor time per answer by role: web, learner, redis, load, other."""
+    """Processor time per answer by role: web, learner, redis, load, …"""
+    elsewhere: float = 0.0
+    """Cores that processes of no part in the run kept busy meanwhile."""
 
     def ok(self) -> float:
         """Answers with status 200 per second."""
@@ -177,7 +179,7 @@ class Bench:
         """Load a server alone and note what each role of process cost per answer."""
         roles = served.roles()
         before = {process: cpu_seconds(process) for process in roles}
-        busy_before = machine_busy_seconds()
+        busy_before, started = machine_busy_seconds(), time.monotonic()
         generator = self.load(served, path, connections, rate)
         load = self.finish(generator)
         busy = machine_busy_seconds() - busy_before
@@ -185,9 +187,9 @@ class Bench:
         for process, name in roles.items():
             used[name] = used.get(name, 0.0) + cpu_seconds(process) - before[process]
         used["load"] = load["cpu_share"] * (load["seconds"] + 1)
-        used["elsewhere"] = max(busy - sum(used.values()), 0.0)
+        elsewhere = max(busy - sum(used.values()), 0.0) / (time.monotonic() - started)
         answers = max(load["answered"], 1)
-        run = Run(load, {name: 1e6 * cpu / answers for name, cpu in used.items()})
+        run = Run(load, {name: 1e6 * cpu / answers for name, cpu in used.items()}, elsewhere)
         self.runs.append((label, run))
         return run
 

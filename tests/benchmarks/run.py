@@ -9,6 +9,7 @@ from outside meets both sides. Nothing else should run on the machine: the repor
 
 import argparse
 import json
+import statistics
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -40,6 +41,11 @@ def main() -> None:
             console.print(f"[dim]{name} …[/]")
             figures.extend(BENCHMARKS[name](bench))
     report(console, figures)
+    others = [run.elsewhere for _, run in bench.runs]
+    if others:
+        console.print(
+            f"Other processes kept {statistics.median(others):.2f} cores busy, {max(others):.2f} at most."
+        )
     if arguments.json:
         runs = [{"run": label, **asdict(run)} for label, run in bench.runs]
         shown = [asdict(figure) | {"holds": figure.holds} for figure in figures]

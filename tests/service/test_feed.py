@@ -445,7 +445,7 @@ def command(server, path, *arguments, stdin=None, stderr=subprocess.PIPE):
     """`freshet feed`, as a user runs it."""
     arguments = [*FRESHET, "feed", path, "--url", server.api.base, *arguments]
     return subprocess.run(
-        arguments, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60
+        arguments, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=110
     )
 
 
@@ -564,7 +564,7 @@ def test_a_feed_goes_on_through_a_killed_server_and_teaches_every_row_once(folde
             server.wait_step("m", 200)
             server.kill()
             server.start()
-            output, _ = feeding.communicate(timeout=60)
+            output, _ = feeding.communicate(timeout=80)
         result = json.loads(output)
         assert (result["rows"], result["applied"], result["step"]) == (3000, 3000, 3000)
         assert server.step("m") == 3000

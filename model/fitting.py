@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from model.inputs import network_inputs
+from model.inputs import Inputs
 from model.losses import loss_of
 from model.network import Network, norm_rate
 from model.optimizers import OPTIMIZERS, add_penalties, clip_factor
@@ -34,7 +34,7 @@ class Trainer:
         self._layout = layout_of(spec)
         self._network = Network(self._layout, arrays["parameters"], arrays["norm"])
         self._loss = loss_of(spec.loss, spec.output, spec.outputs)
-        self._scaler = scaler_of(spec.scaling, arrays["scaling.inputs"])
+        self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
         self._schedule = schedule_of(spec.optimizer.schedule)
         self._gradient = aligned_zeros(self._layout.size)
 
@@ -70,7 +70,7 @@ class Trainer:
         at_a_time = max(ROWS_AT_A_TIME // batch_size, 1) * batch_size
         for start in range(0, len(order), at_a_time):
             rows = order[start : start + at_a_time]
-            inputs = network_inputs(self.spec, self._scaler, X[rows])
+            inputs = self._inputs(X[rows])
             for place in range(0, len(rows), batch_size):
                 yield inputs[place : place + batch_size], rows[place : place + batch_size]
 

@@ -27,20 +27,26 @@ def plan_of(spec: ModelSpec) -> NDArray[np.int64]:
     return plan
 
 
-def network_inputs(spec: ModelSpec, scaler: Scaler, X: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The network's inputs (n, inputs) for raw rows X (n, width)."""
-    plan = plan_of(spec)
-    scaled = scaler(X)
-    if not len(plan):
-        return scaled.astype(np.float32)
-    inputs = np.zeros((len(X), spec.inputs), np.float32)
-    numbers = plan[:, ONE_HOT] == 0
-    inputs[:, plan[numbers, PLACE]] = scaled[:, numbers]
-    for column in np.flatnonzero(~numbers):
-        _set_one_hot(inputs, X[:, column], plan[column, PLACE], plan[column, ONE_HOT])
-    for column in np.flatnonzero(plan[:, INDICATOR] >= 0):
-        inputs[:, plan[column, INDICATOR]] = np.isnan(X[:, column])
-    return inputs
+class Inputs:
+    """The network's inputs (n, inputs), float32, for raw rows X (n, width)."""
+
+    def __init__(self, spec: ModelSpec, scaler: Scaler) -> None:
+        self._scaler = scaler
+        self._plan = plan_of(spec)
+        self._size = spec.inputs
+
+    def __call__(self, X: NDArray[np.float64]) -> NDArray[np.float32]:
+        scaled, plan = self._scaler(X), self._plan
+        if not len(plan):
+            return scaled.astype(np.float32)
+        inputs = np.zeros((len(X), self._size), np.float32)
+        numbers = plan[:, ONE_HOT] == 0
+        inputs[:, plan[numbers, PLACE]] = scaled[:, numbers]
+        for column in np.flatnonzero(~numbers):
+            _set_one_hot(inputs, X[:, column], plan[column, PLACE], plan[column, ONE_HOT])
+        for column in np.flatnonzero(plan[:, INDICATOR] >= 0):
+            inputs[:, plan[column, INDICATOR]] = np.isnan(X[:, column])
+        return inputs
 
 
 def _set_one_hot(inputs: NDArray[np.float32], values: NDArray[np.float64], place: int, slots: int) -> None:

@@ -60,7 +60,7 @@ class Network:
         values = inputs
         last = len(self._layers) - 1
         for number, (layer, matrix, bias, gain, shift) in enumerate(self._layers):
-            values = values @ matrix
+            values = values.dot(matrix)
             if bias is not None:
                 values += bias
             if gain is not None:

@@ -1,12 +1,13 @@
 # mypy: disable-error-code="no-any-return"
 """Predictor: what a web process needs to answer, and nothing more."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.inputs import network_inputs
+from model.inputs import Inputs
 from model.losses import OUTPUTS
 from model.network import Network
 from model.parameters import layout_of
@@ -38,7 +39,8 @@ class Predictor:
     def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> None:
         self.spec = spec
         self._network = Network(layout_of(spec), arrays["parameters"], arrays["norm"])
-        self._scaler = scaler_of(spec.scaling, arrays["scaling.inputs"])
+        self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
+        self._width = spec.width
         self._output = OUTPUTS[spec.output].value
         self._targets = None
         if spec.scales_targets:
@@ -51,10 +53,10 @@ class Predictor:
         Raises ValueError if X has another shape.
         """
         X = np.asarray(X, np.float64)
-        if X.ndim != 2 or X.shape[1] != self.spec.width:
-            raise ValueError(f"X must have the shape (n, {self.spec.width}), not {X.shape}")
+        if X.ndim != 2 or X.shape[1] != self._width:
+            raise ValueError(f"X must have the shape (n, {self._width}), not {X.shape}")
         with np.errstate(all="ignore"):
-            scores = self._network.scores(network_inputs(self.spec, self._scaler, X))
+            scores = self._network.scores(self._inputs(X))
             scores = _finite(scores).astype(np.float64)
             if self._targets is None:
                 return self._output(scores)
@@ -64,6 +66,6 @@ class Predictor:
 
 def _finite(scores: Array) -> Array:
     """Scores cut to the largest number, and 0 for one that is not a number: answers stay finite."""
-    if np.isfinite(scores.sum()):
+    if math.isfinite(np.vdot(scores, scores)):
         return scores
     return np.nan_to_num(scores, nan=0.0, posinf=LARGEST_SCORE, neginf=-LARGEST_SCORE)

@@ -29,6 +29,7 @@ DEVIATIONS = 10.0  # scaled values lie within ± this
 KNOWN = 10.0  # values after which outliers are cut before they enter the statistics
 LARGEST = 1e100  # raw values beyond it count as this, so that their squares stay finite
 LARGEST_UNSCALED = 1e15  # the same for inputs that are not scaled, so that float32 squares stay finite
+UNLIMITED = 1e150
 TINY = 1e-290  # keeps 0 / 0 out of features that have been constant
 
 KINDS = {"none": 0, "standard": 1, "minmax": 2}
@@ -48,28 +49,41 @@ def deviation(state: Array) -> Array:
 
 @dataclass(frozen=True)
 class Standard:
-    """(x − mean) / deviation with the row itself included: n·δ / √((n + 1)·Σδ² + n·δ²), δ = x − mean of n values."""
+    """(x − mean) / deviation, with the row itself included in both.
 
-    count: Array
+    With δ = x − mean of n values, and Σδ² over them, that is n·δ / √((n + 1)·Σδ² + n·δ²), or with
+    u = δ·n / √((n + 1)·Σδ²) it is u / √(1 + u²/n). `low` and `high` are the u at which that reaches ±10.
+    """
+
     mean: Array
-    base: Array
+    factor: Array  # u / δ
+    low: Array
+    high: Array
+    share: Array  # 1 / n
 
     @classmethod
     def of(cls, state: Array) -> "Standard":
-        return cls(state[COUNT].copy(), state[MEAN].copy(), (state[COUNT] + 1.0) * state[SQUARES] + TINY)
+        count = state[COUNT]
+        share = 1.0 / np.maximum(count, 1.0)
+        beyond = np.maximum(1.0 - DEVIATIONS**2 * share, 0.0)
+        limit = np.where(beyond > 0.0, DEVIATIONS / np.sqrt(np.where(beyond > 0.0, beyond, 1.0)), UNLIMITED)
+        factor = count / np.sqrt((count + 1.0) * state[SQUARES] + TINY)
+        return cls(state[MEAN].copy(), factor, -limit, limit, share)
 
     def __call__(self, X: Array) -> Array:
         """Scale X (n, columns) to within ±10; NaN, a missing value, becomes 0: the mean."""
-        z = np.minimum(np.maximum(X, -LARGEST), LARGEST)
-        z -= self.mean
-        scaled = self.count * z
-        z *= scaled
-        z += self.base
-        scaled /= np.sqrt(z, out=z)
-        scaled = np.minimum(np.maximum(scaled, -DEVIATIONS), DEVIATIONS)
-        if math.isnan(scaled.sum()):
-            scaled[np.isnan(scaled)] = 0.0
-        return scaled
+        u = X - self.mean
+        u *= self.factor
+        np.maximum(u, self.low, out=u)
+        np.minimum(u, self.high, out=u)
+        root = u * u
+        root *= self.share
+        root += 1.0
+        np.sqrt(root, out=root)
+        u /= root
+        if math.isnan(np.vdot(u, u)):
+            u[np.isnan(u)] = 0.0
+        return u
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,9 @@ class Feedback:
                 else rows
             )
             if not fresh:
+                seen = self._seen(served, request)
+                if seen is not None:
+                    return seen
                 known = known | {row: known[first] for row, first in repeated.items() if row not in known}
                 return Outcome(max(known.values()), [], known)
             part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
@@ -335,6 +338,16 @@ class Feedback:
             if appended.seen:
                 return Seen.parse(appended.seen, appended.answer)
             self._adapt(served, draft, fresh, appended)
+
+    def _seen(self, served: Served, request: Request) -> Seen | None:
+        """What is kept with the key, if it is not what is known: for a draft of which nothing is left to append."""
+        try:
+            value = kept(self._links.mine(), served.name, b"t" + request.key)
+        except StoreUnavailable as error:
+            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+        if value is None or (request.known is not None and value == request.known.to_bytes()):
+            return None
+        return Seen.parse(value)
 
     def _adapt(self, served: Served, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
         """Change a draft so that what spoke against it does so no more. Raises PredictionGone, TooManyRequests."""

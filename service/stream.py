@@ -6,6 +6,7 @@ the first try, and several tries at once share the work: no line is appended twi
 """
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,16 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from service.errors import Conflict, Invalid, Problem, StoreError, TooLarge, TooManyRequests, Unavailable
+from service.errors import (
+    BadRequest,
+    Conflict,
+    Invalid,
+    Problem,
+    StoreError,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+)
 from service.feedback import (
     NO_PREDICTION,
     Draft,
@@ -39,6 +49,10 @@ from service.web import Web
 LINES_AT_ONCE = 1000
 SMALLEST_READ, LARGEST_READ = 2**10, 2**18  # bytes
 ERRORS_TOLD = 100
+DRAIN_SECONDS, DRAIN_PAUSE = (
+    5.0,
+    0.2,
+)  # for the rest of a stream that is answered early, and for its next bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +96,26 @@ class Reading:
     refused: list[tuple[int, str]]
 
 
+def drain(stream: IO[bytes], connection: socket.socket | None) -> None:
+    """Read what still comes of a stream that is answered early, for some seconds at most, and forget it.
+
+    A connection that is closed with bytes unread is reset, and the client would never see the answer.
+    """
+    if connection is None:
+        return
+    deadline = time.monotonic() + DRAIN_SECONDS
+    connection.settimeout(DRAIN_PAUSE)
+    try:
+        while time.monotonic() < deadline and stream.read(LARGEST_READ):
+            pass
+    except OSError:
+        return
+    finally:
+        connection.settimeout(None)
+
+
 def feed_stream(
-    here: Web, served: Served, stream: IO[bytes], key: str | None
+    here: Web, served: Served, stream: IO[bytes], length: int | None, key: str | None
 ) -> tuple[dict[str, Any], HTTPStatus]:
     """Append the lines of a stream in blocks, in order, and answer what became of them.
 
@@ -96,7 +128,7 @@ def feed_stream(
         lesson = Lesson(here, served, key)
         try:
             lesson.resume()
-            for number, lines in line_blocks(stream, here.settings.max_line_bytes):
+            for number, lines in line_blocks(stream, length, here.settings.max_line_bytes):
                 lesson.add(number, lines)
             return lesson.told()
         except Problem as error:
@@ -385,16 +417,25 @@ class Lesson:
             )
 
 
-def line_blocks(stream: IO[bytes], longest: int) -> Iterator[tuple[int, list[bytes]]]:
-    """The lines of a stream in blocks, each with the number of its first line, from 1. Raises TooLarge.
+def line_blocks(stream: IO[bytes], length: int | None, longest: int) -> Iterator[tuple[int, list[bytes]]]:
+    """The lines of a stream in blocks, each with the number of its first line, from 1.
+
+    `length` is how many bytes were announced: a stream that ends before was cut, perhaps in the middle of a line.
+    Raises TooLarge for a line of more than `longest` bytes, BadRequest for a stream that was cut.
 
     The server hands bytes over only when as many are there as were asked for. So a read asks for twice as much as
     the one before where that came at once, and for little where the stream is slow.
     """
-    number, rest, size = 1, b"", SMALLEST_READ
+    number, rest, size, received = 1, b"", SMALLEST_READ, 0
     while True:
         started = time.monotonic()
-        chunk = stream.read(size)
+        try:
+            chunk = stream.read(size)
+        except OSError as error:  # also what gunicorn raises for chunks that end early
+            raise BadRequest(f"the stream was cut: {error}") from error
+        received += len(chunk)
+        if not chunk and length is not None and received < length:
+            raise BadRequest(f"the stream was cut: {received} bytes came of {length}")
         size = min(2 * size, LARGEST_READ) if time.monotonic() - started < 0.005 else SMALLEST_READ
         *lines, rest = (rest + chunk).split(b"\n")
         if not chunk and rest:

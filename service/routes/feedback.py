@@ -6,12 +6,12 @@ from typing import Any
 from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
-from service.errors import Invalid
+from service.errors import Invalid, Problem
 from service.feedback import Outcome, Repetition
 from service.replica import Served
 from service.routes.predict import check_rows
 from service.schemas import parse_feedback
-from service.stream import feed_stream
+from service.stream import drain, feed_stream
 from service.web import answer, json_body, web
 
 routes = Blueprint("feedback", __name__)
@@ -27,7 +27,11 @@ def feedback(name: str) -> Response:
     key = idempotency_key()
     if request.mimetype == "application/x-ndjson":
         request.max_content_length = None
-        return answer(*feed_stream(here, served, request.stream, key))
+        try:
+            return answer(*feed_stream(here, served, request.stream, request.content_length, key))
+        except Problem:
+            drain(request.stream, request.environ.get("gunicorn.socket"))
+            raise
     raw = json_body()
     observations = parse_feedback(raw)
     check_rows(len(observations), here, "/observations")

@@ -87,7 +87,12 @@ def test_a_list_is_applied_in_order_and_repeats_are_dropped(api: Api, name: str)
     again = feed(api, name, {"observations": [observation(id="b"), observation(id="c")]})
     assert (again.body["applied"], again.body["duplicates"], again.body["step"]) == (1, 1, 3)
     same = feed(api, name, body)
-    assert (same.status, same.body["applied"], same.body["duplicates"], same.body["position"]) == (200, 0, 3, 2)
+    assert (same.status, same.body["applied"], same.body["duplicates"], same.body["position"]) == (
+        200,
+        0,
+        3,
+        2,
+    )
 
 
 def test_the_same_id_sent_by_many_at_once_is_one_step(api: Api, name: str) -> None:

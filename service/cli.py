@@ -74,14 +74,12 @@ def learner() -> None:
 def trainer() -> None:
     """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
-    from service.learner import compile_loop
     from service.store import workers
 
     settings = load_settings()
     logs.configure(settings, "trainer")
     _check(settings)
     os.nice(settings.trainer_nice)
-    compile_loop()
     workers.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 from rq import Queue, Worker
@@ -67,6 +68,13 @@ class TrainingWorker(Worker):
     link: Link
     max_connection_wait_time = 2.0
 
+    def execute_job(self, job: RqJob, queue: Queue) -> None:
+        """Run a job; then load the compiled loop, which the first job has compiled if need be, for those to come."""
+        from service.learner import compile_loop
+
+        super().execute_job(job, queue)
+        compile_loop()
+
     def fork_work_horse(self, job: RqJob, queue: Queue) -> None:
         """Fork while the keeper rests: a fork in the midst of its work would copy the locks that it holds."""
         with self.keeper.at_work:
@@ -80,6 +88,16 @@ class TrainingWorker(Worker):
     def handle_warm_shutdown_request(self) -> None:
         """End the running job with this process; another trainer takes it up."""
         self.kill_horse()
+
+    def maintain_heartbeats(self, job: RqJob) -> None:
+        """Tell that the job goes on; end it if it was silent for so long that another trainer has it."""
+        super().maintain_heartbeats(job)
+        name, job_id, number = job.args
+        with suppress(StoreError):
+            found = jobs.load(self.link, name, job_id)
+            if found is None or found.attempt != number:
+                log.warning("another trainer has the job", job=job_id, attempt=number)
+                self.kill_horse()
 
     def handle_work_horse_killed(self, job: RqJob, retpid: Any, ret_val: Any, rusage: Any) -> None:
         """Give the job to another trainer."""

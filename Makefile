@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 BASE ?= python:3.12-slim
 
-.PHONY: install serve test lint bench readme containers requirements clean
+.PHONY: install serve test soak lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +21,10 @@ serve: install
 	$(BIN)/freshet serve $(ARGS)
 
 test: install lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -m "not soak" $(ARGS)
+
+soak: install  # long: hundreds of random kills; KILLS=30 makes it shorter
+	$(BIN)/pytest -m soak -s tests/scenarios $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

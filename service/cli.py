@@ -1,4 +1,4 @@
-"""The command line: `freshet serve | web | learner | trainer | feed | retrain`."""
+"""The command line: `freshet serve | web | learner | trainer | verify | feed | retrain`."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from service import failpoints, logs
-from service.embedded import redis_url
+from service.embedded import opened, redis_url
 from service.errors import ServiceError, StoreUnavailable
 from service.feed_command import feed
 from service.retrain_command import retrain
@@ -89,6 +89,30 @@ def warm_up() -> None:
     from service.learner import compile_loop
 
     compile_loop()
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the embedded server."
+)
+@click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")
+def verify(model: str, **options: Any) -> None:
+    """Replay MODEL's log between the states that are kept and compare with them, bit for bit.
+
+    Exit status: 0 if all is equal, 1 if a state differs, 3 if there is a stretch that cannot be replayed or nothing to
+    compare. Needs no running server, and may run beside one.
+    """
+    from service.verify import LINK_SECONDS, verify
+
+    settings = load_settings(**options)
+    with opened(settings) as url:
+        spans = verify(Link(url, LINK_SECONDS), model)
+    for span in spans:
+        click.echo(span)
+    if not spans:
+        click.echo("there is no stretch of the log between two states that are kept")
+    sys.exit(1 if any(span.difference for span in spans) else 3 * (not spans or any(s.gap for s in spans)))
 
 
 cli.add_command(feed)

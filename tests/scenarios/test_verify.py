@@ -1,0 +1,162 @@
+"""The log replayed comes to the live state bit for bit, and `freshet verify` says where it does not."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from safetensors.numpy import load, save
+
+from service.verify import difference
+from tests.harness import FRESHET, Server, running, wait_until
+
+SPEC = {
+    "task": "multiclass",
+    "classes": ["a", "b", "c"],
+    "features": [
+        {"name": "x", "indicator": True},
+        {"name": "color", "kind": "category", "values": ["red", "blue"]},
+        {"name": "word", "kind": "hash", "buckets": 16},
+    ],
+    "layers": [{"units": 16, "dropout": 0.3, "batch_norm": True}, {"units": 8, "activation": "gelu"}],
+    "optimizer": {
+        "name": "adamw",
+        "learning_rate": 0.01,
+        "schedule": {"name": "exponential", "gamma": 0.999},
+    },
+    "seed": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A stopped server's data: four checkpoints, one change of the learning rate, a crash of the learner between."""
+    with running(tmp_path_factory.mktemp("verify"), web_workers=1, checkpoint_observations=300) as server:
+        assert server.api("PUT", "/v1/models/m", SPEC).status == 201
+        choice = np.random.default_rng(1)
+        for block in range(12):
+            rows = [observation(choice) for _ in range(int(choice.integers(1, 200)))]
+            answer = server.api("POST", "/v1/models/m/feedback", {"observations": rows})
+            assert answer.status in (200, 202), answer
+            if block == 5:
+                server.kill_part("learner")
+            if block == 7:
+                wait_until(
+                    lambda: server.api("PATCH", "/v1/models/m", {"learning_rate": 0.02}).status == 200,
+                    20,
+                    server.log,
+                )
+        server.wait_step("m", answer.body["position"])
+        assert verified(server).returncode == 0, verified(server).stdout  # beside the running server
+        assert server.stop() == 0
+        yield server
+
+
+def observation(choice: np.random.Generator) -> dict[str, object]:
+    x = float(choice.normal())
+    color = str(choice.choice(["red", "blue", "green"]))
+    features = [x if x > -1 else None, color, f"word-{choice.integers(50)}"]
+    return {"features": features, "label": "abc"[int(choice.integers(3))], "weight": 1 + abs(x)}
+
+
+def verified(server: Server, name: str = "m") -> subprocess.CompletedProcess[str]:
+    """What `freshet verify` says; it starts the embedded server itself."""
+    command = [*FRESHET, "verify", name, "--data-dir", str(server.data_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def tamper(server: Server, change) -> None:  # type: ignore[no-untyped-def]
+    """Change the embedded server's keys while nothing else runs."""
+    code = (
+        "import sys, pathlib\nfrom service import embedded, settings\n"
+        f"with embedded.opened(settings.load_settings(data_dir=pathlib.Path({str(server.data_dir)!r}))) as url:\n"
+        "    print(url, flush=True)\n    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [FRESHET[0], "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    path = process.stdout.readline().strip().removeprefix("unix://")
+    with redis.Redis(unix_socket_path=path) as link:
+        change(link)
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def tampered(state: bytes) -> bytes:
+    """A state with one bit of one weight turned."""
+    tensors = load(state)
+    name = next(name for name in sorted(tensors) if "param" in name)
+    tensors[name].view(np.uint8).reshape(-1)[41] ^= 1
+    header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
+    return save(tensors, header["__metadata__"])
+
+
+def test_every_state_is_what_the_log_comes_to(taught: Server) -> None:
+    found = verified(taught)
+    assert found.returncode == 0, found.stdout + found.stderr
+    lines = found.stdout.splitlines()
+    print(found.stdout)
+    assert lines[0].startswith("0-0 to ")
+    assert len(lines) >= 3
+    assert all(line.endswith(": equal") for line in lines)
+
+
+def test_a_tampered_state_is_found_where_it_is(taught: Server) -> None:
+    whole: dict[str, bytes] = {}
+
+    def turn(link: redis.Redis) -> None:
+        whole["state"] = link.hget("freshet:{m}:snapshot", "state")
+        link.hset("freshet:{m}:snapshot", "state", tampered(whole["state"]))
+
+    tamper(taught, turn)
+    found = verified(taught)
+    print(found.stdout)
+    tamper(taught, lambda link: link.hset("freshet:{m}:snapshot", "state", whole["state"]))
+    assert found.returncode == 1
+    *before, last = found.stdout.splitlines()
+    assert all(line.endswith(": equal") for line in before)
+    assert "parts at 10 (of " in last
+    assert "1 differ)" in last
+
+
+def test_a_tampered_log_is_found_by_the_next_state(taught: Server) -> None:
+    def turn(link: redis.Redis) -> None:
+        key = "freshet:{m}:log"
+        entries = link.xrange(key)
+        place, fields = entries[len(entries) // 2]
+        fields[b"b"] = fields[b"b"][:-1] + bytes([fields[b"b"][-1] ^ 1]) if b"b" in fields else b""
+        link.delete(key)
+        for number, (log_id, kept) in enumerate(entries):
+            link.xadd(key, fields if number == len(entries) // 2 else kept, id=log_id)
+        assert place
+
+    tamper(taught, turn)
+    found = verified(taught)
+    print(found.stdout)
+    assert found.returncode == 1
+    differing = [line for line in found.stdout.splitlines() if not line.endswith(": equal")]
+    assert len(differing) == 1
+
+
+def test_an_unknown_model_and_an_empty_folder_are_told_apart_from_a_difference(
+    taught: Server, tmp_path: Path
+) -> None:
+    assert verified(taught, "none").returncode == 2
+    nothing = subprocess.run(
+        [*FRESHET, "verify", "m", "--data-dir", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert nothing.returncode == 2
+    assert "no Redis answers" in nothing.stderr
+
+
+def test_a_difference_names_tensor_place_and_values() -> None:
+    one, other = {"w": np.zeros(4, np.float32)}, {"w": np.array([0, 0, 1, 0], np.float32)}
+    assert difference(save(one), save(one)) == ""
+    assert difference(save(one), save(other)).startswith("w parts at 2 (of 4, 1 differ)")
+    assert "one state only" in difference(save(one), save({"v": one["w"]}))

@@ -96,7 +96,9 @@ class Trainer:
         if not norm <= LARGEST_GRADIENT:
             return
         parameters, live = arrays["parameters"], arrays["live"]
-        gradient *= np.float32(clip_factor(norm, float(live[LIVE_CLIP_NORM]) or None))
+        factor = clip_factor(norm, float(live[LIVE_CLIP_NORM]) or None)
+        if factor < 1.0:
+            gradient *= np.float32(factor)
         add_penalties(optimizer, gradient, parameters, self._layout.weights)
         updates = int(arrays["counters"][UPDATES])
         rate = float(live[LIVE_LEARNING_RATE]) * self._schedule(updates)

@@ -83,7 +83,7 @@ class Network:
         for number, (layer, matrix, bias, gain, shift) in enumerate(self._layers):
             trace = _Trace(values)
             traces.append(trace)
-            z = values @ matrix
+            z = values.dot(matrix)
             if bias is not None:
                 z += bias
             if gain is not None:
@@ -110,11 +110,12 @@ class Network:
                 delta = delta * trace.slope
             if gain is not None:
                 delta = self._through_norm(layer, trace, delta, gain, gradient)
-            np.matmul(trace.inputs.T, delta, out=layer.matrix(gradient))
+            first, second = (trace.inputs, delta) if layer.by_input else (delta, trace.inputs)
+            np.dot(first.T, second, out=layer.stored(gradient))
             if layer.bias is not None:
-                np.sum(delta, axis=0, out=gradient[layer.bias : layer.bias + layer.units])
+                np.add.reduce(delta, axis=0, out=gradient[layer.bias : layer.bias + layer.units])
             if number:
-                delta = delta @ matrix.T
+                delta = delta.dot(matrix.T)
 
     def _running(self, layer: Dense) -> tuple[Matrix, Matrix]:
         assert layer.norm is not None

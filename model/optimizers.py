@@ -80,10 +80,11 @@ def _adam(spec: OptimizerSpec, w: Vector, slots: Vector, g: Vector, rate: float,
     g *= g
     square += np.float32(1.0 - beta2) * g
     np.sqrt(square, out=g)
-    g *= np.float32(1.0 / math.sqrt(1.0 - beta2**t))
-    g += np.float32(spec.eps)
+    # m̂ / (√v̂ + ε), with the correction of √v̂ taken out of the bracket.
+    correction = math.sqrt(1.0 - beta2**t)
+    g += np.float32((spec.eps or 0.0) * correction)
     np.divide(mean, g, out=g)
-    g *= np.float32(rate / (1.0 - beta1**t))
+    g *= np.float32(rate * correction / (1.0 - beta1**t))
     w -= g
 
 

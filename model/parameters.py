@@ -30,10 +30,14 @@ class Dense:
     shift: int | None
     norm: int | None
 
+    def stored(self, flat: Vector) -> Vector:
+        """The weights as they are stored, a live view, contiguous."""
+        part = flat[self.weight : self.weight + self.inputs * self.units]
+        return part.reshape(self.inputs if self.by_input else self.units, -1)
+
     def matrix(self, flat: Vector) -> Vector:
         """The weights as a live view of shape (inputs, units)."""
-        part = flat[self.weight : self.weight + self.inputs * self.units]
-        return part.reshape(self.inputs, self.units) if self.by_input else part.reshape(self.units, -1).T
+        return self.stored(flat) if self.by_input else self.stored(flat).T
 
     def vector(self, flat: NDArray[np.floating], place: int | None) -> NDArray[np.floating] | None:
         """The `units` numbers at `place`, a live view; None if this layer has none."""

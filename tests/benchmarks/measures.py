@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import retraining
 from bench import FEEDBACK_PATH, INPUTS, PREDICT_PATH, SPEC, Bench, Run, Served
 from client import Client, request_bytes
 from load import milliseconds
@@ -297,4 +298,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "alone": feedback_alone,
     "freshness": freshness,
     "stalled": stalled_learner,
+    "fit": retraining.fit,
+    "retrain": retraining.whole_job,
+    "retraining": retraining.beside_traffic,
 }

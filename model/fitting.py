@@ -11,7 +11,7 @@ from model.losses import loss_of
 from model.network import Network, norm_rate
 from model.optimizers import OPTIMIZERS, add_penalties, clip_factor
 from model.parameters import aligned_zeros, layout_of
-from model.program import NORM_COUNT, UPDATES
+from model.program import NORM_COUNT, SCHEDULED, UPDATES
 from model.scaling import Standard, scaler_of
 from model.schedules import schedule_of
 from model.spec import ModelSpec
@@ -100,12 +100,14 @@ class Trainer:
         if factor < 1.0:
             gradient *= np.float32(factor)
         add_penalties(optimizer, gradient, parameters, self._layout.weights)
-        updates = int(arrays["counters"][UPDATES])
-        rate = float(live[LIVE_LEARNING_RATE]) * self._schedule(updates)
+        counters = arrays["counters"]
+        rate = float(live[LIVE_LEARNING_RATE]) * self._schedule(int(counters[SCHEDULED]))
         if not self._stays_finite(rate):
             return
-        arrays["counters"][UPDATES] += 1
-        OPTIMIZERS[optimizer.name].step(optimizer, parameters, arrays["slots"], gradient, rate, updates + 1)
+        counters[[UPDATES, SCHEDULED]] += 1
+        OPTIMIZERS[optimizer.name].step(
+            optimizer, parameters, arrays["slots"], gradient, rate, int(counters[UPDATES])
+        )
 
     def _stays_finite(self, rate: float) -> bool:
         """Whether penalties leave everything finite; without them nothing outgrows its type in 10^15 steps."""

@@ -176,6 +176,7 @@ def _learn_row(program_arrays, state, X, y, weights, row, predictions, losses, r
     if not _stays_finite(bounds, codes, constants, rate, gradient * clip, parameters, slots):
         return False
     counters[program.UPDATES] += 1
+    counters[program.SCHEDULED] += 1
     t = float(counters[program.UPDATES])
     set_rates(rates, codes, constants, rate, clip, t)
     step_layers(layers, codes, constants, parameters, slots, work, rates)
@@ -184,8 +185,8 @@ def _learn_row(program_arrays, state, X, y, weights, row, predictions, losses, r
         fold(1, targets, y[row], outputs)
     if norm.shape[1] > 0:
         _fold_norms(layers, norm, work, counters)
-    note_loss(notes, loss, t)
-    note_gradients(notes, norms, depth, clip < 1.0, t)
+    note_loss(notes, loss)
+    note_gradients(notes, norms, depth, clip < 1.0)
     if counters[program.UPDATES] % monitor.SAMPLING == 0:
         _look_closer(program_arrays, state, labels, loss, outputs)
     return True
@@ -207,7 +208,7 @@ def _rate(codes, constants, counters):
         constants[program.SCHEDULE_FIRST],
         constants[program.SCHEDULE_SECOND],
         constants[program.WARM_UP],
-        float(counters[program.UPDATES]),
+        float(counters[program.SCHEDULED]),
     )
 
 

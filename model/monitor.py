@@ -10,9 +10,9 @@ from model.parameters import Layout
 RECENT, LONG, FIRST, BEST = range(4)
 # Of sampled steps: how much of the row's own loss the step takes away, and the share of steps that raise it.
 IMPROVEMENT, OVERSHOOT, SAMPLES = range(4, 7)
-# The share of steps that clipping shortened.
-CLIPPED = 7
-TOTALS = 8
+# The share of steps that clipping shortened, and the number of steps noted.
+CLIPPED, NOTED = 7, 8
+TOTALS = 9
 
 # Of each layer: the norm of its weights' gradient, and mean and mean square of its outputs.
 GRADIENT, VALUE_MEAN, VALUE_SQUARES = range(3)

@@ -12,8 +12,9 @@ def _average(notes, place, value, steps):
 
 
 @inner
-def note_loss(notes, loss, t):
-    """Note the loss of step t = 1, 2, …"""
+def note_loss(notes, loss):
+    notes[monitor.NOTED] += 1.0
+    t = notes[monitor.NOTED]
     _average(notes, monitor.RECENT, loss, min(t, monitor.RECENT_STEPS))
     _average(notes, monitor.LONG, loss, min(t, monitor.LONG_STEPS))
     if t <= monitor.RECENT_STEPS:
@@ -23,9 +24,9 @@ def note_loss(notes, loss, t):
 
 
 @inner
-def note_gradients(notes, norms, layers, clipped, t):
+def note_gradients(notes, norms, layers, clipped):
     """Note the norm of each layer's gradient, and whether the whole was clipped."""
-    steps = min(t, monitor.LONG_STEPS)
+    steps = min(notes[monitor.NOTED], monitor.LONG_STEPS)
     _average(notes, monitor.CLIPPED, 1.0 if clipped else 0.0, steps)
     for number in range(layers):
         place = monitor.TOTALS + monitor.LAYER_COLUMNS * number + monitor.GRADIENT

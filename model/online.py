@@ -25,8 +25,10 @@ from model.state import (
     new_arrays,
     predictor_shapes_of,
     read_state,
+    read_weights,
     write_predictor_state,
     write_state,
+    write_weights,
 )
 
 Array = NDArray[Any]
@@ -180,8 +182,8 @@ class OnlineModel:
     def adopt(self, other: "OnlineModel") -> None:
         """Take another model's parameters, scaling and optimizer slots; keep metrics, step and live settings.
 
-        The slots start anew if the optimizer differs. Raises ValueError, and changes nothing, if the two differ in
-        features, task, layers or scaling.
+        The slots start anew if the optimizer differs. The schedule goes on from where it was. Raises ValueError, and
+        changes nothing, if the two differ in features, task, layers or scaling.
         """
         mine, theirs = self.spec, other.spec
         if (predictor_shapes_of(mine), mine.task, mine.features, mine.layers, mine.scaling) != (
@@ -196,14 +198,28 @@ class OnlineModel:
             self._arrays[name][...] = other._arrays[name]
         counters, others = self._arrays["counters"], other._arrays["counters"]
         counters[NORM_COUNT] = others[NORM_COUNT]
-        same = (
-            mine.optimizer.name == theirs.optimizer.name
-            and self._arrays["slots"].shape == other._arrays["slots"].shape
-        )
-        self._arrays["slots"][...] = (
-            other._arrays["slots"] if same else new_slots(mine.optimizer, layout_of(mine).size)
-        )
-        counters[UPDATES] = others[UPDATES] if same else 0
+        self._restart_optimizer()
+        slots, other_slots = self._arrays["slots"], other._arrays["slots"]
+        if mine.optimizer.name == theirs.optimizer.name and slots.shape == other_slots.shape:
+            slots[...] = other_slots
+            counters[UPDATES] = others[UPDATES]
+
+    def weights_to_bytes(self) -> bytes:
+        """The parameters as safetensors, by name and in PyTorch's shapes."""
+        return write_weights(self.spec, self._arrays["parameters"])
+
+    def set_weights(self, blob: bytes) -> None:
+        """Take the parameters that `weights_to_bytes` wrote; the optimizer starts anew.
+
+        Scaling, metrics and step stay. Raises StateError, and changes nothing, if names, shapes, types or numbers do
+        not fit.
+        """
+        self._arrays["parameters"][...] = read_weights(self.spec, blob)
+        self._restart_optimizer()
+
+    def _restart_optimizer(self) -> None:
+        self._arrays["slots"][...] = new_slots(self.spec.optimizer, layout_of(self.spec).size)
+        self._arrays["counters"][UPDATES] = 0
         self._arrays["monitor"][...] = 0.0
 
     def inherit(self, predecessor: "OnlineModel") -> None:

@@ -33,9 +33,10 @@ LEARNING_RATE, CLIP_NORM, MOMENTUM, DAMPENING, ALPHA, BETA1, BETA2, EPS, LR_DECA
 WEIGHT_DECAY, L1, L2, SCHEDULE_FIRST, SCHEDULE_SECOND, WARM_UP = range(9, 15)
 CLASS_WEIGHTS = 15
 
-# `counters`: observations taken, steps made, observations skipped, values in batch normalisation's statistics.
-STEP, UPDATES, SKIPPED, NORM_COUNT = range(4)
-COUNTERS = 4
+# `counters`: observations taken, steps made since the optimizer started, observations skipped, values in batch
+# normalisation's statistics, steps made since the schedule started.
+STEP, UPDATES, SKIPPED, NORM_COUNT, SCHEDULED = range(5)
+COUNTERS = 5
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from model.errors import StateError
 from model.initializers import initial_parameters
 from model.network import new_norm
 from model.optimizers import OPTIMIZERS, new_slots
-from model.parameters import aligned_zeros, layout_of
+from model.parameters import aligned_zeros, layout_of, named_views
 from model.program import COUNTERS
 from model.scaling import STATE_ROWS, new_state
 from model.spec import ModelSpec
@@ -102,10 +102,21 @@ def read_predictor_state(spec: ModelSpec, blob: bytes) -> Arrays:
     return tensors
 
 
-def fill(arrays: Arrays, values: Arrays) -> None:
-    """Copy values into the arrays of the same names."""
-    for name, array in arrays.items():
-        array[...] = values[name]
+def write_weights(spec: ModelSpec, parameters: NDArray[np.float32]) -> bytes:
+    """The parameters by name, in PyTorch's shapes: for other programs to read."""
+    views = named_views(layout_of(spec), parameters)
+    return save_tensors({name: np.ascontiguousarray(values) for name, values in views.items()})
+
+
+def read_weights(spec: ModelSpec, blob: bytes) -> NDArray[np.float32]:
+    """The flat parameters of what `write_weights` wrote, checked. Raises StateError."""
+    layout, tensors = layout_of(spec), _read_tensors(blob)
+    flat = aligned_zeros(layout.size)
+    views = named_views(layout, flat)
+    _check(tensors, {name: (np.float32, values.shape) for name, values in views.items()})
+    for name, values in views.items():
+        values[...] = tensors[name]
+    return flat
 
 
 def aligned(values: NDArray[Any]) -> NDArray[Any]:

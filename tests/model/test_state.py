@@ -91,7 +91,8 @@ def test_a_predictor_says_what_its_model_says(spec, rows):
 
 @pytest.fixture
 def model(spec_of, rows_of):
-    model = OnlineModel(spec_of(layers=[{"units": 4, "batch_norm": True}]))
+    layers = [{"units": 4, "batch_norm": True}]
+    model = OnlineModel(spec_of(layers=layers, optimizer={"name": "adam", "clip_norm": 20.0}))
     model.learn(*rows_of(model.spec, 30))
     return model
 

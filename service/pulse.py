@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from service.errors import ServiceError, StoreUnavailable
@@ -54,12 +54,16 @@ class Pulse(threading.Thread):
                 return
 
     def tell(self, stage: str | None = None, **progress: Any) -> None:
-        """Beat now, with a new stage and new progress if given. Raises Cancelled, JobLost, StoreUnavailable."""
+        """Beat now, with a new stage and new progress if given. Raises Cancelled and JobLost.
+
+        If Redis is away the thread goes on trying, and decides when that has been too long.
+        """
         self._asking = True
         try:
             self.stage = stage or self.stage
             self.progress = {**self.progress, **progress}
-            self._beat()
+            with suppress(StoreUnavailable):
+                self._beat()
         finally:
             self._asking = False
         self.check()

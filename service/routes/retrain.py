@@ -1,12 +1,21 @@
 """Retraining: starting a job for a model."""
 
 import hashlib
+import uuid
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, url_for
 
-from service.errors import Conflict, Invalid, NotFound, StoreUnavailable, WrongGeneration
+from service.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    StoreUnavailable,
+    Unavailable,
+    WrongGeneration,
+)
 from service.logs import log
 from service.replica import Served
 from service.retraining import Retraining, start_of
@@ -54,15 +63,21 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
 def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
     """Start a job and hand it to the trainers. `key` is the request's Idempotency-Key, `raw` its body."""
     link, name = here.links.mine(), served.name
-    part = digest = ""
-    if key is not None:
-        part = hashlib.sha256(served.generation + key.encode()).hexdigest()[:16]
-        digest = hashlib.sha256(raw).hexdigest()
-    job_id = jobs.new_id(name, part or None)
+    token = key or uuid.uuid4().hex
+    job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
+    digest = hashlib.sha256(raw).hexdigest()
     try:
         started = jobs.start(link, name, served.generation, job_id, request, digest)
     except WrongGeneration as error:
         raise NotFound(str(error)) from error
+    except StoreUnavailable as error:
+        if not error.sent:
+            raise Unavailable(f"{error}; no job was started", retry_after=1) from error
+        raise OutcomeUnknown(
+            "Redis vanished in the middle; retry with the Idempotency-Key in `token`",
+            retry_after=1,
+            token=token,
+        ) from error
     if started.outcome == "different":
         detail = "was used with another body"
         raise Invalid(f"this Idempotency-Key {detail}", [("Idempotency-Key", detail)])

@@ -69,7 +69,7 @@ def model_of(job_id: str) -> str:
 
 
 def start(
-    link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str = ""
+    link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str
 ) -> Started:
     """Start a job, unless the model has one. `digest` is of the body it came with. Raises WrongGeneration."""
     outcome, *busy = link.run(

@@ -1,7 +1,9 @@
 """Retraining in the midst of live feedback, with trainers and learners that die at every stage."""
 
+import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ import pytest
 import redis
 
 from model import OnlineModel
-from tests.harness import Api, Server, command_line, descendants, parent, running, wait_until
+from tests.harness import FRESHET, Api, Server, command_line, descendants, parent, running, wait_until
 
 # Online steps of this size get nowhere: what a retraining learns is plain to see.
 SPEC = {
@@ -95,7 +97,7 @@ def started(server: Server, **body: Any) -> str:
 
 
 def finished(server: Server, where: str, seconds: float = 60) -> dict[str, Any]:
-    wait_until(lambda: server.api("GET", where).body["state"] in ENDED, seconds, server.log)
+    wait_until(lambda: server.api("GET", where).body.get("state") in ENDED, seconds, server.log)
     found: dict[str, Any] = server.api("GET", where).body
     return found
 
@@ -231,3 +233,71 @@ def test_two_trainers_on_one_redis_share_the_jobs_and_a_missed_schedule_fires_on
         assert server.api("GET", "/v1/models/m").body["retrain"]["next_due"] > due
         threading.Event().wait(1.5)
         assert len(checkpoints(server, "promotion")) == 1
+
+
+def test_a_running_job_keeps_the_log_that_it_needs_within_bounds(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        small = SPEC | {"keep": 400}
+        assert server.api("PUT", "/v1/models/m", small).status == 201
+        teach(server, *rows(400, seed=0))
+        where = started(server, epochs=150, batch_size=1, learning_rate=0.01)
+        wait_until(lambda: server.api("GET", where).body["stage"] == "training", 30, server.log)
+        feeder = Feeder(server.api, *rows(4000, seed=1), start=400)
+        feeder.start()
+        job = finished(server, where, 90)
+        assert job["state"] == "succeeded", job
+        assert server.api("GET", "/v1/models/m").body["step"] >= 800, "the log has moved on meanwhile"
+        total = 400 + feeder.end()
+        server.wait_step("m", total)
+        wait_until(lambda: accuracy(server) > 0.9, 10, server.log)
+
+
+def test_a_job_that_would_hold_too_many_bytes_fails_and_the_log_does_not(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        small = SPEC | {"keep": 400, "keep_bytes": 20_000}
+        assert server.api("PUT", "/v1/models/m", small).status == 201
+        teach(server, *rows(400, seed=0))
+        where = started(server, epochs=200, batch_size=1, learning_rate=0.01)
+        wait_until(lambda: server.api("GET", where).body["stage"] == "training", 30, server.log)
+        for seed in range(1, 4):
+            X, y = rows(1000, seed)
+            body = [{"features": x.tolist(), "label": int(label)} for x, label in zip(X, y, strict=True)]
+            server.api("POST", "/v1/models/m/feedback", {"observations": body})
+            threading.Event().wait(1.5)
+        job = finished(server, where, 90)
+        assert job["state"] == "failed", job
+        assert "more observations came" in job["detail"]
+        assert not checkpoints(server, "promotion")
+
+
+def test_a_job_that_takes_too_long_is_given_up(folder: Path) -> None:
+    with running(folder, web_workers=1, max_job_seconds=2) as server, fed(server):
+        job = finished(server, started(server, epochs=1000, batch_size=1))
+        assert (job["state"], job["detail"]) == ("failed", "it took more than 2 s")
+        assert accuracy(server) < 0.9
+
+
+def test_a_job_goes_on_through_a_restart_of_redis(folder: Path) -> None:
+    with running(folder, web_workers=1) as server, fed(server):
+        where = started(server, epochs=60, learning_rate=0.05)
+        wait_until(lambda: server.api("GET", where).body["epoch"] >= 1, 30, server.log)
+        server.kill_part("redis")
+        job = finished(server, where, 90)
+        assert job["state"] == "succeeded", job
+        wait_until(lambda: accuracy(server) > 0.9, 20, server.log)
+
+
+def test_the_command_line_follows_a_job(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        server.api("PUT", "/v1/models/m", SPEC)
+        teach(server, *rows(500, seed=0))
+        command = [*FRESHET, "retrain", "m", "--url", server.api.base, "--epochs", "3", "--promote", "always"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert "epoch 3: loss" in done.stderr
+        assert done.stdout.startswith("promoted; loss on the validation rows: candidate")
+        as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True)
+        assert json.loads(as_json.stdout)["result"]["promoted"]
+        bad = subprocess.run([*command, "--validation", "1"], capture_output=True, text=True, check=False)
+        assert (bad.returncode, "/validation" in bad.stderr) == (1, True)
+        gone = [*FRESHET, "retrain", "nobody", "--url", server.api.base]
+        assert "there is no model" in subprocess.run(gone, capture_output=True, text=True, check=False).stderr

@@ -26,7 +26,7 @@ from service.schemas import ABSENT, Observation
 from service.settings import Settings
 from service.store import pending
 from service.store.connection import Links
-from service.store.log import Append, Appended, Limits, append, keep, kept
+from service.store.log import Append, Appended, Limits, append, keep_answer, kept, kept_answer
 from service.store.messages import Result
 from service.store.pending import Awaiting
 from service.waiting import Waiting
@@ -277,7 +277,14 @@ class Feedback:
     def keep_answer(self, served: Served, key: str, answer: bytes) -> None:
         """Keep the answer to the request with this key, for its repetitions. Best effort."""
         try:
-            keep(self._links.mine(), served.name, served.generation, b"a" + key.encode(), answer)
+            keep_answer(
+                self._links.mine(),
+                served.name,
+                served.generation,
+                key.encode(),
+                answer,
+                self._settings.answer_bytes,
+            )
         except (StoreUnavailable, StoreFull):
             return
 
@@ -292,7 +299,7 @@ class Feedback:
         for _ in range(
             ANSWER_LOOKS if applied and not answer else 0
         ):  # the first request may be about to keep it
-            answer = kept(self._links.mine(), served.name, b"a" + key) or b""
+            answer = kept_answer(self._links.mine(), served.name, key) or b""
             if answer:
                 break
             time.sleep(ANSWER_PAUSE)
@@ -342,7 +349,7 @@ class Feedback:
     def _seen(self, served: Served, request: Request) -> Seen | None:
         """What is kept with the key, if it is not what is known: for a draft of which nothing is left to append."""
         try:
-            value = kept(self._links.mine(), served.name, b"t" + request.key)
+            value = kept(self._links.mine(), served.name, request.key)
         except StoreUnavailable as error:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         if value is None or (request.known is not None and value == request.known.to_bytes()):

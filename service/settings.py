@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     label_bytes: int = Field(
         64 * 2**20, ge=2**16, description="bytes of a model's predictions that await their labels"
     )
+    answer_bytes: int = Field(
+        32 * 2**20,
+        ge=2**12,
+        description="bytes of a model's answers that are kept for repeated Idempotency-Keys",
+    )
     lease_seconds: float = Field(
         2.0, gt=0.2, description="seconds without a heartbeat until another learner takes over"
     )

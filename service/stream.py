@@ -163,7 +163,7 @@ class Lesson:
         if not self._named:
             return
         try:
-            value = kept(self._here.links.mine(), self._served.name, b"t" + self._key.encode())
+            value = kept(self._here.links.mine(), self._served.name, self._key.encode())
         except StoreError as error:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         if value is not None:
@@ -412,7 +412,7 @@ class Lesson:
                 self._here.links.mine(),
                 self._served.name,
                 self._served.generation,
-                b"t" + self._key.encode(),
+                self._key.encode(),
                 value,
             )
 

@@ -1,9 +1,9 @@
 """The Lua scripts of feedback and of predictions that await their label. Check first, write last.
 
-What was seen (observation ids, appends' tokens, what was answered) stands in four hashes that are filled in turn: each
+What was seen (observation ids, appends' tokens) stands in four hashes that are filled in turn: each
 takes what comes within a third of the remembered observations, and when the next one begins, the oldest of all is
 dropped. So everything is remembered for at least that many observations, without a sorted set and without trimming.
-Fields: `i<id>` -> position; `t<key>` -> position and record of a request; `a<key>` -> its answer.
+Fields: `i<id>` -> position; `t<key>` -> position and record of a request.
 """
 
 from service.store.scripts import Script
@@ -15,7 +15,7 @@ BUCKETS = 32
 """Of the distribution of a label's delay: bucket i ends at 2**(i - 5) seconds, the last one is open."""
 
 # Append a block of observations.
-# KEYS: meta, log, seen (4), lease, awaiting, awaiting times, awaiting counts.
+# KEYS: meta, log, seen (4), lease, awaiting, awaiting times, awaiting counts, answers (2).
 # ARGV: generation, token, rows, block, web (who waits, or ""), observations until the next hash of what was seen
 #   begins, record (kept with the key), what the caller knows to be kept with it ("": nothing), step of the caller's
 #   replica, most observations that may be unapplied, time to live of predictions (ms),
@@ -30,12 +30,12 @@ local FIRST = 13
 local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'bytes', 'segment', 'since')
 if model[1] ~= ARGV[1] then return {{'gone'}} end
 local segment = tonumber(model[4] or 0)
-local known, kept_in
+local known
 local duplicates = {{'duplicates'}}
 for age = 0, {SEEN - 1} do
   local key = KEYS[3 + (segment - age) % {SEEN}]
   local found = redis.call('HMGET', key, unpack(ARGV, FIRST))
-  if found[1] and not known then known, kept_in = found[1], key end
+  known = known or found[1]
   for row = 2, #found do
     if found[row] then
       duplicates[#duplicates + 1] = row - 2
@@ -44,8 +44,8 @@ for age = 0, {SEEN - 1} do
   end
 end
 if known and known ~= ARGV[8] then
-  local answer = redis.call('HGET', KEYS[3 + segment % {SEEN}], 'a' .. string.sub(ARGV[FIRST], 2))
-    or redis.call('HGET', kept_in, 'a' .. string.sub(ARGV[FIRST], 2))
+  local key = string.sub(ARGV[FIRST], 2)
+  local answer = redis.call('HGET', KEYS[11], key) or redis.call('HGET', KEYS[12], key)
   return {{'seen', known, answer or ''}}
 end
 if #duplicates > 1 then return duplicates end
@@ -123,13 +123,29 @@ end
 return {{'appended', written}}
 """)
 
-# Keep something with the key of a request: its answer, or how far a stream has come.
+# Keep with the key of a stream how far it has come.
 # KEYS: meta, seen (4). ARGV: generation, field, value.
 # -> 1, or 0 if the model is gone.
 KEEP = Script(f"""
 local model = redis.call('HMGET', KEYS[1], 'generation', 'segment')
 if model[1] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[2 + tonumber(model[2] or 0) % {SEEN}], ARGV[2], ARGV[3])
+return 1
+""")
+
+# Keep the answer to the request with a key, in two hashes that are filled in turn.
+# KEYS: meta, answers (2). ARGV: generation, key, answer, most bytes of one hash.
+# -> 1, or 0 if the model is gone.
+KEEP_ANSWER = Script("""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'answers', 'answers_bytes')
+if model[1] ~= ARGV[1] then return 0 end
+local slot, bytes = tonumber(model[2] or 0), tonumber(model[3] or 0)
+if bytes >= tonumber(ARGV[4]) then
+  slot, bytes = 1 - slot, 0
+  redis.call('UNLINK', KEYS[2 + slot])
+end
+redis.call('HSET', KEYS[2 + slot], ARGV[2], ARGV[3])
+redis.call('HSET', KEYS[1], 'answers', slot, 'answers_bytes', bytes + #ARGV[2] + #ARGV[3] + 40)
 return 1
 """)
 
@@ -187,7 +203,7 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 """
-OVERHEAD = 200
+OVERHEAD = 160
 """Bytes that a prediction takes in Redis besides its id and its value."""
 
 # Remember predictions until their labels come. The expired go first, then the oldest.

@@ -12,9 +12,9 @@ def _key(name: str, part: str) -> bytes:
 
 
 def meta(name: str) -> bytes:
-    """Hash: generation, spec, created, position, commands, bytes, timeline; segment, since (of what was seen);
-    retrain (as it was created with), hyperparameters (patched), rebuilt (spec of the newest rebuild), job (the current
-    one's id), pin, pinned_at."""
+    """Hash: generation, spec, created, position, commands, bytes, timeline; segment, since (of what was seen); answers,
+    answers_bytes; retrain (as it was created with), hyperparameters (patched), rebuilt (spec of the newest rebuild),
+    job (the current one's id), pin, pinned_at."""
     return _key(name, "meta")
 
 
@@ -26,6 +26,11 @@ def log(name: str) -> bytes:
 def seen(name: str) -> list[bytes]:
     """Hashes that are filled in turn: what was seen of observation ids, tokens and Idempotency-Keys."""
     return [_key(name, f"seen:{slot}") for slot in range(4)]
+
+
+def answers(name: str) -> list[bytes]:
+    """Hashes that are filled in turn: Idempotency-Key -> what was answered."""
+    return [_key(name, f"answers:{slot}") for slot in range(2)]
 
 
 def tokens(name: str) -> bytes:
@@ -102,4 +107,4 @@ def all_of(name: str) -> list[bytes]:
     """Every key of a model, except those of its jobs."""
     parts = (meta, log, tokens, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
     retraining = (blobs, checkpoints, checkpoint_states, schedule, jobs)
-    return [part(name) for part in parts + retraining] + seen(name)
+    return [part(name) for part in parts + retraining] + seen(name) + answers(name)

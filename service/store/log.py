@@ -12,7 +12,7 @@ from service.blocks import Block
 from service.errors import LogCrowded, WrongGeneration
 from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.feedback_scripts import APPEND, KEEP, KEPT, SEEN
+from service.store.feedback_scripts import APPEND, KEEP, KEEP_ANSWER, KEPT, SEEN
 
 
 class LogId(NamedTuple):
@@ -112,7 +112,12 @@ def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Li
         APPEND,
         [
             *(keys.meta(name), keys.log(name), *keys.seen(name), keys.lease(name)),
-            *(keys.awaiting(name), keys.awaiting_times(name), keys.awaiting_counts(name)),
+            *(
+                keys.awaiting(name),
+                keys.awaiting_times(name),
+                keys.awaiting_counts(name),
+                *keys.answers(name),
+            ),
         ],
         [
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
@@ -157,15 +162,26 @@ def _appended(name: str, answer: list[Any]) -> Appended:
     raise WrongGeneration(f"model {name} was deleted")
 
 
-def keep(link: Link, name: str, generation: bytes, field_name: bytes, value: bytes) -> None:
-    """Keep something with a request's key (`t<key>`: its record, `a<key>`: its answer)."""
-    link.run(KEEP, [keys.meta(name), *keys.seen(name)], [generation, field_name, value])
+def keep(link: Link, name: str, generation: bytes, key: bytes, value: bytes) -> None:
+    """Keep with the key of a stream how far it has come."""
+    link.run(KEEP, [keys.meta(name), *keys.seen(name)], [generation, b"t" + key, value])
 
 
-def kept(link: Link, name: str, field_name: bytes) -> bytes | None:
-    """What is kept in a field, see `keep`."""
-    value: bytes | None = link.run(KEPT, [keys.meta(name), *keys.seen(name)], [field_name])
+def kept(link: Link, name: str, key: bytes) -> bytes | None:
+    """What is kept with the key of a request: position, blank, record."""
+    value: bytes | None = link.run(KEPT, [keys.meta(name), *keys.seen(name)], [b"t" + key])
     return value
+
+
+def keep_answer(link: Link, name: str, generation: bytes, key: bytes, answer: bytes, most_bytes: int) -> None:
+    """Keep the answer to the request with a key; all kept answers take about `most_bytes` at most."""
+    link.run(KEEP_ANSWER, [keys.meta(name), *keys.answers(name)], [generation, key, answer, most_bytes // 2])
+
+
+def kept_answer(link: Link, name: str, key: bytes) -> bytes | None:
+    """The answer to the request with a key, if it is kept."""
+    found = link.call_many([("HGET", slot, key) for slot in keys.answers(name)])
+    return next((answer for answer in found if answer is not None), None)
 
 
 def append_command(

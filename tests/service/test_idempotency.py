@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from service import embedded
 from service.settings import Settings
@@ -343,3 +344,23 @@ def test_a_stream_survives_lost_replies_and_short_stalls_of_redis(folder: Path) 
         )
         server.wait_step("m", 20_001)
         assert step(server.api, "m") == 20_001
+
+
+def test_kept_answers_are_bounded_in_bytes_and_old_keys_still_make_no_second_step(folder: Path) -> None:
+    with running(folder, web_workers=1, answer_bytes=2**12) as server:
+        server.api("PUT", "/v1/models/m", SPEC)
+        wait_until(lambda: feed(server.api, "m", observation(), "0").status == 200, 10)
+        for number in range(1, 60):
+            feed(server.api, "m", observation(), str(number))
+        newest, oldest = (
+            feed(server.api, "m", observation(), "59").body,
+            feed(server.api, "m", observation(), "0").body,
+        )
+        assert newest["results"]
+        assert (oldest["position"], oldest["applied"], oldest["repeated"]) == (1, 1, True)
+        assert "results" not in oldest
+        link = redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock"))
+        taken = sum(link.memory_usage(f"freshet:{{m}}:answers:{slot}", samples=0) or 0 for slot in range(2))
+        link.close()
+        assert taken < 2 * 2**12
+        assert step(server.api, "m") == 60

@@ -87,9 +87,9 @@ def summary(job: dict[str, Any]) -> str:
 
 def epoch_text(losses: dict[str, Any]) -> str:
     """An epoch's two losses in words."""
-    validation = losses["validation_loss"]
-    text = f"epoch {losses['epoch']}: loss {losses['loss']:.4f}"
-    return text if validation is None else f"{text}, validation {validation:.4f}"
+    words = {"loss": losses["loss"], "validation": losses["validation_loss"]}
+    told = [f"{word} {loss:.4f}" for word, loss in words.items() if loss is not None]
+    return f"epoch {losses['epoch']}: {', '.join(told) or 'loss is not finite'}"
 
 
 class Client:

@@ -10,10 +10,10 @@ import numpy as np
 from rq.timeouts import JobTimeoutException
 
 from model import ModelSpec, OnlineModel
-from model.errors import ModelError
+from model.errors import ModelError, StateError
 from model.losses import OUTPUTS, loss_of
 from service import failpoints, logs
-from service.commands import Sources, obey
+from service.commands import REPLACING, Sources, obey
 from service.embedded import redis_url
 from service.errors import Invalid, StoreError, StoreUnavailable
 from service.logs import log
@@ -266,13 +266,13 @@ class Run:
             self.pulse.tell("catching up")
             last = self._catch_up(candidate, last, behind)
             self._enter("saving")
-            state = candidate.to_bytes()
+            state = _sound(candidate)
             self._enter("promoting")
             outcome, log_id = self.attempt.promote(
                 self.link,
                 self.meta.generation,
                 state,
-                last.log_id.position,
+                last.log_id,
                 behind=behind,
                 result={**result, "promoted": True},
                 blobs=self.settings.checkpoints,
@@ -294,6 +294,8 @@ class Run:
             for entry in entries:
                 self.pulse.check()
                 if entry.command is not None:
+                    if entry.command["do"] in REPLACING:
+                        raise JobFailed("the weights were replaced meanwhile, by a rollback or an upload")
                     self._follow(candidate, entry, sources)
                 else:
                     if last.log_id.position + len(entry.block) != entry.log_id.position:
@@ -302,6 +304,16 @@ class Run:
                 last = entry
             self.pulse.pin = last.log_id.position
         return last
+
+
+def _sound(candidate: OnlineModel) -> bytes:
+    """The candidate's state. Raises JobFailed if a learner could not load it: the training has diverged."""
+    state = candidate.to_bytes()
+    try:
+        OnlineModel.from_bytes(state)
+    except StateError as error:
+        raise JobFailed(f"the training has diverged: {error}; a smaller learning rate may help") from error
+    return state
 
 
 class Progress:
@@ -321,7 +333,8 @@ class Progress:
     def on_epoch(self, epoch: int, loss: float) -> bool:
         """Tell the losses of an epoch; False stops the training."""
         validation = self._validation_loss()
-        self._losses = [*self._losses, {"epoch": epoch + 1, "loss": loss, "validation_loss": validation}]
+        losses = {"loss": loss if math.isfinite(loss) else None, "validation_loss": validation}
+        self._losses = [*self._losses, {"epoch": epoch + 1, **losses}]
         elapsed = time.monotonic() - self._started
         left = elapsed / (epoch + 1) * (self._asked.epochs - epoch - 1)
         self._pulse.note(epoch=epoch + 1, losses=self._losses, seconds_left=round(left, 3))

@@ -159,8 +159,9 @@ return 1
 # Promote a candidate and so end the job: the command, its blob and the job's end are one.
 # KEYS: meta, job, log, tokens, blobs.
 # ARGV: id, attempt, generation, token, command (JSON), candidate, its position, positions it may be behind,
-#   result (JSON), most blobs.
-# -> {"appended", log id} | {"behind", position} | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
+#   result (JSON), most blobs, log id of the last entry that the trainer has read.
+# -> {"appended", log id} | {"behind"}: read on, also where weights were replaced since
+#   | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
 PROMOTE = Script(
     _NOW
     + _END
@@ -173,7 +174,12 @@ if redis.call('HGET', KEYS[2], 'cancel') then
   finish(KEYS[1], KEYS[2], 'cancelled', '')
   return {'cancelled'}
 end
-if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind', position} end
+if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind'} end
+local at, number = string.match(ARGV[11], '(%d+)-(%d+)')
+for _, blob in ipairs(redis.call('HKEYS', KEYS[5])) do
+  local place, command = string.match(blob, '(%d+)-(%d+):')
+  if tonumber(place) + tonumber(command) / 1024 > tonumber(at) + tonumber(number) / 1024 then return {'behind'} end
+end
 if tonumber(commands) >= 1023 or redis.call('HLEN', KEYS[5]) >= tonumber(ARGV[10]) then return {'full'} end
 local id = append_command(KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 redis.call('HSET', KEYS[2], 'result', ARGV[9], 'log_id', id)

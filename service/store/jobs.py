@@ -161,7 +161,7 @@ class Attempt:
         link: Link,
         generation: bytes,
         candidate: bytes,
-        position: int,
+        read: LogId,
         *,
         behind: int,
         result: dict[str, Any],
@@ -169,15 +169,17 @@ class Attempt:
     ) -> tuple[str, LogId | None]:
         """Append the promote command, if the job is this attempt's and the candidate is close to the log's head.
 
+        `read` is the log id of the last entry that the candidate has seen; no command replaced the weights since.
         Returns "appended" with the log id, "behind", "late" (not its job any more), "cancelled" or "full".
         """
+        position = read.position
         command = {"do": "promote", "job": self.id, "position": position}
         outcome, *rest = link.run(
             job_scripts.PROMOTE,
             [*self._keys, keys.log(self.name), keys.tokens(self.name), keys.blobs(self.name)],
             [
                 *(self.id, self.number, generation, f"promote:{self.id}", json.dumps(command), candidate),
-                *(position, behind, json.dumps(result), 2 * blobs),
+                *(position, behind, json.dumps(result), 2 * blobs, str(read)),
             ],
         )
         return outcome.decode(), LogId.parse(rest[0]) if outcome == b"appended" else None

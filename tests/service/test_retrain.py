@@ -257,6 +257,28 @@ def test_an_idempotency_key_starts_one_job(api: Api, name: str) -> None:
     assert api("POST", path, {"epochs": 2}, key).body["state"] == "succeeded"
 
 
+def test_a_rollback_meanwhile_wins_over_the_job(api: Api, name: str) -> None:
+    teach(api, name, 500)
+    made = api("POST", f"/v1/models/{name}/checkpoints", {}).body["checkpoint"]
+    answer = retrain(api, name, epochs=40, batch_size=1, promote="always", learning_rate=0.1)
+    wait_until(running(api, answer.headers["Location"]), 20)
+    assert api("POST", f"/v1/models/{name}/rollback", {"checkpoint": made}).status in (200, 202)
+    job = finished(api, answer.headers["Location"])
+    assert (job["state"], "replaced meanwhile" in job["detail"]) == ("failed", True)
+    assert promotions(api, name) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adagrad", "adamw"])
+def test_a_training_that_diverges_leaves_a_model_that_answers(optimizer: str, api: Api, name: str) -> None:
+    teach(api, name, 200)
+    job = run(api, name, learning_rate=1e6, epochs=20, promote="always", batch_size=1, optimizer=optimizer)
+    assert job["state"] in ("succeeded", "failed"), job
+    assert job["detail"] is None or "diverged" in job["detail"]
+    assert teach(api, name, 50, seed=1) == 250
+    wait_until(lambda: api("GET", f"/v1/models/{name}").body["step"] == 250, 10)
+    accuracy(api, name)
+
+
 def test_two_retrainings_with_the_same_seed_give_the_same_losses(api: Api, name: str) -> None:
     teach(api, name, 200)
     first, second = (run(api, name, seed=3, promote="never")["losses"] for _ in range(2))

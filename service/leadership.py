@@ -81,8 +81,14 @@ class Heart(threading.Thread):
 
     def run(self) -> None:
         """Beat until stopped."""
+        progress: tuple[float, int] | None = None
+        moved_at = time.monotonic()
         while not self._stopped.wait(BEAT):
-            if time.monotonic() - self._learner.progress_at < STUCK:
+            # The main thread's rounds, and within a block that takes long the steps of the models.
+            steps = sum(led.model.step for led in list(self._learner.led.values()))
+            if progress != (self._learner.progress_at, steps):
+                progress, moved_at = (self._learner.progress_at, steps), time.monotonic()
+            if time.monotonic() - moved_at < STUCK:
                 self.beat()
 
     def stop(self) -> None:

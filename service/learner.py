@@ -10,7 +10,7 @@ from typing import Any
 
 from model import ModelSpec, OnlineModel
 from service import failpoints
-from service.errors import LogGap, StoreError, StoreFull, StoreUnavailable, TermLost
+from service.errors import LogGap, StoreError, StoreFull, StoreUnavailable, TermLost, WrongGeneration
 from service.leadership import BEAT, Bench, Candidates, Heart
 from service.led import Led, grouped
 from service.logs import log
@@ -100,6 +100,8 @@ class Learner:
             raise
         except TermLost:
             self._drop(led, "another learner leads it")
+        except WrongGeneration:
+            self._drop(led, "another model took its name")
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
             log.exception("a model cannot be led", model=led.name, step=led.model.step)
             self._give_up(led.name, led.generation, led.term, error)

@@ -10,7 +10,7 @@ from model import ModelSpec, OnlineModel
 from service import failpoints
 from service.blocks import join
 from service.commands import REPLACING, Sources, obey
-from service.errors import LogGap, StoreFull, StoreUnavailable, TermLost
+from service.errors import LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
 from service.logs import log
 from service.settings import Settings
 from service.store import checkpoints, models, snapshots
@@ -80,7 +80,12 @@ class Led:
     # -- the log ---------------------------------------------------------------------------------------------
 
     def apply(self, entries: list[Entry]) -> list[tuple[object, ...]]:
-        """Apply one of `grouped`'s runs of entries; returns the commands that publish its results. Raises LogGap."""
+        """Apply one of `grouped`'s runs of entries; returns the commands that publish its results.
+
+        Raises LogGap; WrongGeneration for the entries of a model that took this one's name.
+        """
+        if not self.generation.startswith(entries[0].generation):
+            raise WrongGeneration(self.name)
         results: list[tuple[object, ...]] = []
         if entries[0].command is None:
             results = self._learn(entries)

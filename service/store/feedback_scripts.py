@@ -94,7 +94,8 @@ if before - since >= tonumber(ARGV[6]) then
 end
 local here = KEYS[3 + segment % {SEEN}]
 local written = string.format('%.0f', position)
-redis.call('XADD', KEYS[2], written .. '-0', 't', ARGV[2], 'w', ARGV[5], 's', bytes, 'm', time[1], 'b', ARGV[4])
+redis.call('XADD', KEYS[2], written .. '-0', 't', ARGV[2], 'w', ARGV[5], 's', bytes, 'm', time[1],
+  'g', string.sub(ARGV[1], 1, 8), 'b', ARGV[4])
 redis.call('HSET', KEYS[1], 'position', written, 'commands', 0, 'bytes', bytes,
   'segment', segment, 'since', string.format('%.0f', since))
 redis.call('HSET', here, ARGV[FIRST], written .. ' ' .. ARGV[7])

@@ -46,6 +46,7 @@ class Entry:
     size: int  # bytes that all blocks up to and with this one took
     block: Block  # without rows, if it is a command
     command: dict[str, Any] | None = None
+    generation: bytes = b""  # how that of the model begins that a block was appended to
 
     @classmethod
     def parse(cls, log_id: bytes, fields: Sequence[bytes]) -> "Entry":
@@ -59,6 +60,7 @@ class Entry:
             int(values[b"s"]),
             NO_ROWS if command is not None else Block.from_bytes(values[b"b"]),
             None if command is None else json.loads(command),
+            values.get(b"g", b""),
         )
 
 

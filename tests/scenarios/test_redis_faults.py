@@ -392,6 +392,33 @@ def test_a_model_deleted_and_created_again_under_load_meets_nothing_of_its_prede
     assert [place for place, count in enumerate(counts) if count] == [7]
 
 
+def test_a_learner_of_a_deleted_model_does_not_answer_for_its_successor(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web", apply_timeout=10)
+    specs = [
+        {"task": "regression", "features": 2, "layers": [], "scaling": "none", "seed": seed}
+        for seed in (1, 2)
+    ]
+    assert web.api("PUT", "/v1/models/m", specs[0]).status == 201
+    wait_until(lambda: "leads " in learner.log(), 20, whole.log)
+    time.sleep(0.3)
+    learner.pause()  # while it waits for the log of the first model
+    assert web.api("DELETE", "/v1/models/m").status == 204
+    assert web.api("PUT", "/v1/models/m", specs[1]).status == 201
+    predicted = web.api("POST", "/v1/models/m/predict", {"instances": [[1, 2]]}).body["predictions"][0]
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(web.api, "POST", "/v1/models/m/feedback", {"features": [1, 2], "label": 1.0})
+        with whole.redis.link as link:
+            wait_until(lambda: link.exists("freshet:{m}:log") == 1, 10)
+        learner.go_on()
+        answer = sent.result()
+    assert answer.status in (200, 202), answer
+    if answer.body.get("results"):
+        assert answer.body["results"][0]["prediction"] == pytest.approx(predicted, rel=1e-5)
+    wait_step(web, 1)
+    assert described(web)["metrics"]["observations"] == 1
+
+
 def test_one_id_sent_a_hundred_times_and_after_a_restart_is_one_entry(whole: System) -> None:
     whole.start("learner")
     web = whole.start("web")

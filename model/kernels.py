@@ -157,9 +157,9 @@ def _learn_row(program_arrays, state, X, y, weights, row, predictions, losses, r
     forward(layers, parameters, norm, work, seed, step, False)
     make_finite(work, z, outputs)
     predict(codes, targets, work, z, outputs, predictions[row])
-    _standardise(codes, targets, y[row], outputs, labels)
-    if not is_label(codes, labels, outputs):
+    if not is_label(codes, y[row], outputs):
         return False
+    _standardise(codes, targets, y[row], outputs, labels)
     weight = weights[row]
     if constants.shape[0] > program.CLASS_WEIGHTS:
         weight *= constants[program.CLASS_WEIGHTS + int(labels[0])]

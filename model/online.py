@@ -131,10 +131,7 @@ class OnlineModel:
         if self._learn_rows is None:
             self._learn_rows = self._compiled()
         self._learn_rows(X, y, weights, predictions, losses, skipped)
-        if served is None:
-            self._metrics.update(predictions, y, weights, losses, skipped)
-        else:
-            self._score_served(served, predictions, y, weights, losses, skipped)
+        self._score(predictions, y, weights, losses, skipped, served)
         return Learned(predictions, losses, skipped)
 
     def fit(
@@ -275,20 +272,25 @@ class OnlineModel:
         )
         return lambda *rows: learn_rows(*bound, *rows)
 
-    def _score_served(
+    def _score(
         self,
-        served: Array,
         predictions: Array,
         y: Array,
         weights: Array,
         losses: Array,
         skipped: NDArray[np.bool_],
+        served: Array | None,
     ) -> None:
-        """Score the predictions that were served, with their losses, in place of those just made."""
-        given = ~np.isnan(served).any(axis=1)
-        predictions, losses = predictions.copy(), losses.copy()
-        predictions[given] = served[given]
-        losses[given] = self._losses_of(served[given], y[given])
+        """Tell the metrics; served predictions stand in for those just made, and what is no label is not scored."""
+        if served is not None:
+            given = ~(np.isnan(served).any(axis=1) | np.isnan(losses))
+            predictions, losses = predictions.copy(), losses.copy()
+            predictions[given] = served[given]
+            losses[given] = self._losses_of(served[given], y[given])
+        if skipped.any():
+            unreadable = np.isnan(losses)
+            predictions, y = predictions.copy(), y.copy()
+            predictions[unreadable], y[unreadable] = np.nan, 0.0
         self._metrics.update(predictions, y, weights, losses, skipped)
 
     def _losses_of(self, predictions: Array, y: Array) -> Array:

@@ -90,8 +90,11 @@ def predict(codes, targets, work, z, outputs, prediction):
 
 @inner
 def is_label(codes, y, outputs):
-    """Whether y is a label that the loss can read: class indices are used as places in memory."""
+    """Whether y is a label: finite numbers, or the index of a class, which is used as a place in memory."""
     if codes[program.LOSS] in (SQUARED, ABSOLUTE, HUBER):
+        for k in range(outputs):  # noqa: SIM110 - numba compiles no generator expressions
+            if not math.isfinite(y[k]):
+                return False
         return True
     classes = 2 if outputs == 1 else outputs
     return y[0] >= 0.0 and y[0] < classes and y[0] == math.floor(y[0])

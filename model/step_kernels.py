@@ -15,6 +15,7 @@ from model.optimizers import OPTIMIZERS
 
 U = np.uint64
 ZERO, ONE = np.float32(0), np.float32(1)
+SMALLEST = np.float32(1e-36)
 SGD, RMSPROP, ADAM, ADAMW, ADAGRAD = (
     OPTIMIZERS[name].code for name in ("sgd", "rmsprop", "adam", "adamw", "adagrad")
 )
@@ -54,6 +55,12 @@ def _sign(x):
 
 
 @inner
+def _flush(x):
+    """0 in place of a number next to nothing: what decays must not become subnormal, which is slow to compute with."""
+    return x if abs(x) > SMALLEST else ZERO
+
+
+@inner
 def _sgd(w, start, rows, columns, work, u, v, rates, decay, l1):
     rate, scale = rates[RATE], rates[SCALE]
     if decay == ZERO and l1 == ZERO:
@@ -82,7 +89,7 @@ def _momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1, nest
         for i in range(columns):
             x = w[a + i]
             g = factor * work[v + i] + decay * x + l1 * _sign(x)
-            buffer = keep * slots[0, a + i] + fresh * g
+            buffer = _flush(keep * slots[0, a + i] + fresh * g)
             slots[0, a + i] = buffer
             w[a + i] = x - rate * (direct * g + through * buffer)
 
@@ -98,15 +105,15 @@ def _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, cente
         for i in range(columns):
             x = w[a + i]
             g = factor * work[v + i] + decay * x + l1 * _sign(x)
-            variance = keep * slots[0, a + i] + fresh * g * g
+            variance = _flush(keep * slots[0, a + i] + fresh * g * g)
             slots[0, a + i] = variance
             if centered:
-                mean = keep * slots[1, a + i] + fresh * g
+                mean = _flush(keep * slots[1, a + i] + fresh * g)
                 slots[1, a + i] = mean
                 variance = max(variance - mean * mean, ZERO)
             g /= math.sqrt(variance) + epsilon
             if momentum > ZERO:
-                g += momentum * slots[last, a + i]
+                g = _flush(g + momentum * slots[last, a + i])
                 slots[last, a + i] = g
             w[a + i] = x - rate * g
 
@@ -129,8 +136,8 @@ def _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
             g = factor * work[v + i] + decay * x
             if l1 > ZERO:
                 g += l1 * _sign(x)
-            mean = keep * slots[0, a + i] + fresh * g
-            square = keep_square * slots[1, a + i] + fresh_square * (g * g)
+            mean = _flush(keep * slots[0, a + i] + fresh * g)
+            square = _flush(keep_square * slots[1, a + i] + fresh_square * (g * g))
             slots[0, a + i] = mean
             slots[1, a + i] = square
             w[a + i] = shrink * x - rate * mean / (math.sqrt(square) * correction + epsilon)

@@ -115,16 +115,26 @@ def test_rows_after_a_skipped_one_are_learned_as_if_it_had_not_been(spec_of, row
 
 @pytest.mark.parametrize("label", [-1.0, 2.0, 0.5, np.nan, np.inf, 1e300])
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_a_number_that_is_no_class_is_skipped(label, task, spec_of, rows_of):
+def test_a_number_that_is_no_class_is_skipped_and_not_scored(label, task, spec_of, rows_of):
     model = OnlineModel(spec_of(task, classes=2))
-    X, y = rows_of(model.spec, 10)
+    assert_skipped_and_not_scored(model, *rows_of(model.spec, 10), np.array([[label]]))
+
+
+@pytest.mark.parametrize("label", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("scaling", ["standard", "none"])
+def test_a_target_that_is_not_finite_is_skipped_and_not_scored(label, scaling, spec_of, rows_of):
+    model = OnlineModel(spec_of("regression", scaling=scaling, targets=2))
+    assert_skipped_and_not_scored(model, *rows_of(model.spec, 10), np.array([[0.0, label]]))
+
+
+def assert_skipped_and_not_scored(model, X, y, label):
     model.learn(X, y)
-    before = model.parameters["layers.0.weight"].copy()
-    losses_before = model.metrics()["total"]["loss"]
-    assert np.isfinite(losses_before)
-    with np.errstate(invalid="ignore"):
-        assert model.learn(X[:1], np.array([label])).skipped.all()
-    assert (model.parameters["layers.0.weight"] == before).all()
+    before, score = load(model.to_bytes()), model.metrics()
+    assert model.learn(X[:1], label).skipped.all()
+    after = load(model.to_bytes())
+    assert all((before[name] == after[name]).all() for name in LEARNED)
+    assert model.metrics()["total"] == score["total"]
+    assert (model.metrics()["observations"], model.metrics()["skipped"]) == (11, 1)
 
 
 def test_wrong_shapes_are_refused_and_change_nothing(spec_of, rows_of):

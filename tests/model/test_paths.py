@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba.core.runtime import _nrt_python
 
 from model import dropout
 from model.activations import ACTIVATIONS
@@ -173,6 +174,22 @@ def test_a_replay_from_a_saved_state_is_bit_identical(spec_of, rows_of):
     model.learn(X[200:], y[200:])
     replayed.learn(X[200:], y[200:])
     assert replayed.to_bytes() == model.to_bytes()
+
+
+def test_a_step_allocates_no_memory(spec_of, rows_of):
+    layers = [{"units": 9, "dropout": 0.3, "batch_norm": True}, {"units": 17, "activation": "gelu"}]
+    spec = spec_of("multiclass", layers=layers, scaling="minmax", optimizer={"name": "adamw", "l1": 0.1})
+    X, y = rows_of(spec, 1000)
+    model = OnlineModel(spec)
+    model.learn(X[:1], y[:1])
+    counts = []
+    _nrt_python.memsys_enable_stats()
+    for rows in (1, 1000):
+        before = _nrt_python.memsys_get_stats_alloc()
+        model.learn(X[:rows], y[:rows])
+        counts.append(_nrt_python.memsys_get_stats_alloc() - before)
+    _nrt_python.memsys_disable_stats()
+    assert counts[0] == counts[1]
 
 
 def test_dropout_leaves_out_the_share_that_is_asked_for():

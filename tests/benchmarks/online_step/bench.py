@@ -10,6 +10,7 @@ import os
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported
 
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -110,6 +111,16 @@ def print_single_rows() -> None:
         print(f"{name:<22}{1e6 * least(call, 3000):>18.1f}")
 
 
+def print_start() -> None:
+    """Seconds until a new process has learned its first row, with everything compiled earlier."""
+    code = (
+        "import numpy, model; spec = model.ModelSpec(task='binary', features=20);"
+        "model.OnlineModel(spec).learn(numpy.zeros((1, 20)), numpy.zeros(1))"
+    )
+    seconds = least(lambda: subprocess.run([sys.executable, "-c", code], check=True), 5)
+    print(f"{'new process':<22}{seconds:>18.2f} s until it has learned a row")
+
+
 def print_fit() -> None:
     """Mini-batches of 32 with Adam: rows per second, and the last epoch's training loss, ours and scikit-learn's."""
     generator = np.random.default_rng(0)
@@ -144,4 +155,5 @@ def print_fit() -> None:
 if __name__ == "__main__":
     print_steps()
     print_single_rows()
+    print_start()
     print_fit()

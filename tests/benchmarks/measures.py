@@ -5,8 +5,9 @@ import os
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from report import Figure
 CONNECTIONS = (16, 32)
 CALM_PREDICTIONS = 500  # per second, in the comparisons that hold the offered load fixed
 CALM_FEEDBACK = 400  # per second: well within what two cores can learn
+STALL_CONNECTIONS = 64  # of feedback beside predictions: more than may wait in both web processes
 FRESHNESS_SAMPLES = 300
 FRESHNESS_LIMIT = 5.0  # seconds to wait for one step to arrive
 LEARN_ROWS = 1000
@@ -135,24 +137,19 @@ def stopped(process: int) -> Iterator[None]:
 
 
 def predict_beside_feedback(
-    bench: Bench, rate: float | None, stop_learner: bool
+    bench: Bench, predictions: float | None, feedback: float | None, stop_learner: bool
 ) -> tuple[Run, dict[str, Any]]:
-    """Predict at a fixed rate while feedback comes at `rate` (None: as fast as 16 connections can).
+    """Predict and feed at these rates per second (None: closed loop); what predict and feedback saw.
 
     The learner is stopped as the measured time begins, so the moment in which nobody knows yet is in it.
     """
     served = bench.always
-    feedback = bench.load(served, FEEDBACK_PATH, 16, rate, bench.seconds + 1)
-    predict = bench.load(served, PREDICT_PATH, 16, CALM_PREDICTIONS)
+    feeding = bench.load(served, FEEDBACK_PATH, STALL_CONNECTIONS, feedback, bench.seconds + 1)
+    predicting = bench.load(served, PREDICT_PATH, 16, predictions)
     time.sleep(1.2)
-    if stop_learner:
-        with stopped(served.learner()):
-            run = Run(bench.finish(predict))
-            fed = bench.finish(feedback)
-        caught_up(served)
-    else:
-        run = Run(bench.finish(predict))
-        fed = bench.finish(feedback)
+    with stopped(served.learner()) if stop_learner else nullcontext():
+        run, fed = Run(bench.finish(predicting)), bench.finish(feeding)
+    caught_up(served)
     return run, fed
 
 
@@ -169,42 +166,39 @@ def caught_up(served: Served) -> None:
 
 def stalled_learner(bench: Bench) -> Iterator[Figure]:
     """Predict's p99 with the learner stopped, against its own with it running and without feedback."""
-    fed: dict[str, dict[str, Any]] = {}
-
-    def beside(rate: float | None, stop_learner: bool) -> Callable[[], Run]:
-        def side() -> Run:
-            run, fed[f"{rate} {stop_learner}"] = predict_beside_feedback(bench, rate, stop_learner)
-            return run
-
-        return side
-
-    quiet, calm, calm_stopped, pouring, pouring_stopped = bench.alternately(
-        lambda: bench.run("predict paced", bench.always, PREDICT_PATH, 16, CALM_PREDICTIONS),
-        beside(CALM_FEEDBACK, False),
-        beside(CALM_FEEDBACK, True),
-        beside(None, False),
-        beside(None, True),
+    yield from stall_figures(
+        bench,
+        f"predict {CALM_PREDICTIONS}/s beside feedback {CALM_FEEDBACK}/s",
+        CALM_PREDICTIONS,
+        CALM_FEEDBACK,
     )
-    yield Figure(
-        f"predict at {CALM_PREDICTIONS}/s, nothing else: p99",
-        latency(quiet, "p99"),
-        "ms",
-        note=f"p50 {latency(quiet, 'p50'):.2f}",
+    yield from stall_figures(
+        bench, f"predict, 16 connections, beside feedback, {STALL_CONNECTIONS} connections", None, None
     )
-    cases = (
-        (f"{CALM_FEEDBACK}/s", CALM_FEEDBACK, calm, calm_stopped),
-        ("16 connections pour", None, pouring, pouring_stopped),
+
+
+def stall_figures(
+    bench: Bench, name: str, predictions: float | None, feedback: float | None
+) -> Iterator[Figure]:
+    """The three p99 and their ratios at one offered load."""
+    seen: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+
+    def beside(stop_learner: bool) -> Run:
+        run, fed = predict_beside_feedback(bench, predictions, feedback, stop_learner)
+        seen[stop_learner].update(fed["statuses"])
+        return run
+
+    alone, running, halted = bench.alternately(
+        lambda: bench.run("predict before the stall", bench.always, PREDICT_PATH, 16, predictions),
+        lambda: beside(False),
+        lambda: beside(True),
     )
-    for name, rate, running, halted in cases:
-        before, after = latency(running, "p99"), latency(halted, "p99")
-        statuses = [
-            f"{word} {fed[f'{rate} {stop}']['statuses']}"
-            for word, stop in (("running", False), ("stopped", True))
-        ]
-        yield Figure(f"feedback {name}, learner running: p99", before, "ms", note=f"feedback {statuses[0]}")
-        yield Figure(f"feedback {name}, learner stopped: p99", after, "ms", note=f"feedback {statuses[1]}")
-        yield Figure("  stopped ÷ running, same offered load", after / before, "×", 2.0)
-        yield Figure("  stopped ÷ no feedback at all", after / latency(quiet, "p99"), "×", 2.0)
+    own, before, after = (latency(runs, "p99") for runs in (alone, running, halted))
+    yield Figure(f"{name}, learner running: p99", before, "ms", note=f"feedback got {dict(seen[False])}")
+    yield Figure("  learner stopped: p99", after, "ms", note=f"feedback got {dict(seen[True])}")
+    yield Figure("  stopped ÷ running, same offered load", after / before, "×", 2.0)
+    note = f"without feedback p99 {own:.2f} ms, p50 {latency(alone, 'p50'):.2f} ms"
+    yield Figure("  stopped ÷ without any feedback", after / own, "×", 2.0, note=note)
 
 
 def connections_to_two_workers(served: Served) -> tuple[Client, Client]:

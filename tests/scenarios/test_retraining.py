@@ -301,3 +301,19 @@ def test_the_command_line_follows_a_job(folder: Path) -> None:
         assert (bad.returncode, "/validation" in bad.stderr) == (1, True)
         gone = [*FRESHET, "retrain", "nobody", "--url", server.api.base]
         assert "there is no model" in subprocess.run(gone, capture_output=True, text=True, check=False).stderr
+
+
+def test_a_log_with_promotions_a_rebuild_and_a_patch_replays_bit_for_bit(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        with fed(server):
+            assert finished(server, started(server))["result"]["promoted"]
+            other = SPEC | {"layers": [{"units": 16, "dropout": 0.2}], "optimizer": {"name": "adam"}}
+            rebuild = server.api("PUT", "/v1/models/m?rebuild=true", other)
+            assert finished(server, rebuild.headers["Location"])["result"]["promoted"]
+            assert server.api("PATCH", "/v1/models/m", {"learning_rate": 0.002}).status in (200, 202)
+        environment = server.environment | {"FRESHET_DATA_DIR": str(server.data_dir)}
+        verify = subprocess.run(
+            [*FRESHET, "verify", "m"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert verify.returncode == 0, verify
+        assert verify.stdout.count("equal") == len(checkpoints(server, "promotion")) + 1, verify

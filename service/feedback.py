@@ -363,6 +363,7 @@ class Feedback:
                 f"{appended.lag} observations are not applied yet; at most {self._limits.max_lag} may be "
                 "(FRESHET_MAX_LAG); nothing was appended",
                 retry_after=1,
+                lag=appended.lag,
             )
         draft.positions |= {fresh[place]: position for place, position in appended.duplicates.items()}
         gone = [fresh[place] for place in appended.unknown]

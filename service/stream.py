@@ -303,12 +303,11 @@ class Lesson:
             step = self._served.replica.step
             try:
                 return self._here.feedback.append(self._served, draft, request, wants_result)
-            except TooManyRequests:
+            except TooManyRequests as error:
+                lag: int = error.extra["lag"]
+                enough = max(lag - self._here.settings.max_lag + 1, min(lag, len(draft.block)))
                 timeout = self._here.settings.apply_timeout
-                if (
-                    not self._served.wait_for(step + len(draft.block), timeout)
-                    and self._served.replica.step == step
-                ):
+                if not self._served.wait_for(step + enough, timeout) and self._served.replica.step == step:
                     raise
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], Progress]:

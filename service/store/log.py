@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,15 +113,7 @@ def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Li
     )
     answer = link.run(
         APPEND,
-        [
-            *(keys.meta(name), keys.log(name), *keys.seen(name), keys.lease(name)),
-            *(
-                keys.awaiting(name),
-                keys.awaiting_times(name),
-                keys.awaiting_counts(name),
-                *keys.answers(name),
-            ),
-        ],
+        _append_keys(name),
         [
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
             *(wanted.record, wanted.known, wanted.step, limits.max_lag, limits.label_ttl_ms, joined),
@@ -128,6 +121,19 @@ def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Li
         ],
     )
     return _appended(name, answer)
+
+
+@lru_cache(maxsize=1024)
+def _append_keys(name: str) -> list[bytes]:
+    return [
+        *(keys.meta(name), keys.log(name), *keys.seen(name), keys.lease(name)),
+        *(
+            keys.awaiting(name),
+            keys.awaiting_times(name),
+            keys.awaiting_counts(name),
+            *keys.answers(name),
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

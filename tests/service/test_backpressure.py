@@ -87,7 +87,7 @@ def test_a_learner_that_is_behind_stops_feedback_but_no_prediction(behind: tuple
     assert predicts(server.api)
     os.kill(server.pids("learner")[0], signal.SIGCONT)
     server.wait_step("m", taken)
-    wait_until(lambda: feed(server.api, observation()).status == 200, 10)
+    wait_until(lambda: feed(server.api, observation(id="after")).status == 200, 10)
     assert server.step("m") == taken + 1
 
 
@@ -125,7 +125,8 @@ def fill(api: Api, rows: list[dict[str, object]]) -> tuple[int, Answer]:
 def test_a_full_redis_refuses_feedback_and_recovers_when_the_learner_trims_the_log(folder: Path) -> None:
     with running(folder, web_workers=2, maxmemory=MEMORY) as server:
         server.api("PUT", "/v1/models/m", WIDE)
-        wait_until(lambda: feed(server.api, {"features": [0.0] * 500, "label": 0}).status == 200, 20)
+        first = {"features": [0.0] * 500, "label": 0, "id": "first"}
+        wait_until(lambda: feed(server.api, first).status == 200, 20)
         rows: list[dict[str, object]] = [{"features": [0.5] * 500, "label": 1}] * 50
         with stopped(server.pids("learner")[0]):
             blocks, refusal = fill(server.api, rows)
@@ -135,8 +136,9 @@ def test_a_full_redis_refuses_feedback_and_recovers_when_the_learner_trims_the_l
             assert 0.85 * MEMORY < used["used_memory"] < 0.97 * MEMORY
             assert predicts(server.api, 500)
         server.wait_step("m", 1 + 50 * blocks)
-        wait_until(lambda: feed(server.api, {"observations": rows}).status == 200, 20, server.log)
-        assert server.step("m") == 1 + 50 * (blocks + 1)
+        more = first | {"id": "more"}
+        wait_until(lambda: feed(server.api, more).status == 200, 20, server.log)
+        assert server.step("m") == 2 + 50 * blocks
         assert server.api("GET", "/readyz").body["status"] == "ok"
 
 
@@ -158,7 +160,7 @@ def test_predictions_that_expire_make_room_in_a_full_redis(folder: Path) -> None
 def test_a_redis_out_of_memory_loses_nothing_and_a_new_learner_takes_over(folder: Path) -> None:
     with running(folder, web_workers=2) as server:
         server.api("PUT", "/v1/models/m", SPEC)
-        wait_until(lambda: feed(server.api, observation()).status == 200, 20)
+        wait_until(lambda: feed(server.api, observation(id="first")).status == 200, 20)
         link = redis_of(server)
         # Out of memory at once: nobody could see it come.
         link.config_set("maxmemory", 2**20)
@@ -203,7 +205,7 @@ def test_a_full_disk_loses_nothing_and_everything_resumes(folder: Path, appendfs
         try:
             server.start()
             server.api("PUT", "/v1/models/m", SPEC)
-            wait_until(lambda: feed(server.api, observation()).status == 200, 20)
+            wait_until(lambda: feed(server.api, observation(id="first")).status == 200, 20)
             filler = disk / "filler"
             with suppress(OSError), filler.open("wb", buffering=0) as opened:
                 while True:
@@ -237,7 +239,7 @@ def test_a_full_disk_loses_nothing_and_everything_resumes(folder: Path, appendfs
 def test_while_redis_is_away_predictions_are_stale_and_feedback_is_refused_in_time(folder: Path) -> None:
     with running(folder, web_workers=2) as server:
         server.api("PUT", "/v1/models/m", SPEC)
-        wait_until(lambda: feed(server.api, observation()).status == 200, 20)
+        wait_until(lambda: feed(server.api, observation(id="first")).status == 200, 20)
         with stopped(server.pids("redis")[0]):
             until, slowest = time.monotonic() + 5, 0.0
             while time.monotonic() < until:

@@ -321,7 +321,7 @@ def test_a_stream_of_unknown_outcome_goes_on_with_its_token(proxied: tuple[Api, 
 def test_a_stream_survives_lost_replies_and_short_stalls_of_redis(folder: Path) -> None:
     with running(folder, web_workers=1) as server:
         server.api("PUT", "/v1/models/m", SPEC)
-        wait_until(lambda: feed(server.api, "m", observation()).status == 200, 10)
+        wait_until(lambda: feed(server.api, "m", observation(id="first")).status == 200, 10)
         [redis] = server.pids("redis")
         done = threading.Event()
 

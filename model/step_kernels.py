@@ -12,6 +12,7 @@ import numpy as np
 from model import program
 from model.compiled import inner
 from model.optimizers import OPTIMIZERS
+from model.program import BIAS, DELTA, GAIN, GAIN_GRADIENT, SHIFT, SHIFT_GRADIENT, WEIGHT
 
 U = np.uint64
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -175,31 +176,33 @@ def _step(codes, w, slots, start, rows, columns, work, u, v, rates, decay, l1):
         _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
 
 
+# The parts of a layer that a step changes: where their parameters stand, and the gradient of each.
+PARTS = ((WEIGHT, DELTA), (BIAS, DELTA), (GAIN, GAIN_GRADIENT), (SHIFT, SHIFT_GRADIENT))
+
+
 @inner
 def step_layers(layers, codes, constants, parameters, slots, work, rates):
     """One step on all parameters, from each layer's input values and `delta`."""
-    l1, l2 = np.float32(constants[program.L1]), np.float32(constants[program.L2])
-    decay = ZERO
-    if codes[program.OPTIMIZER] != ADAMW:
-        decay = np.float32(constants[program.WEIGHT_DECAY])
     for number in range(layers.shape[0] - 1):
         layer = layers[number]
-        inputs, units = U(layer[program.INPUTS]), U(layer[program.UNITS])
-        start, x, delta = U(layer[program.WEIGHT]), U(layer[program.VALUE]), U(layer[program.DELTA])
-        if not layer[program.BY_INPUT]:
-            inputs, units, x, delta = units, inputs, delta, x
-        _step(codes, parameters, slots, start, inputs, units, work, x, delta, rates, decay + l2, l1)
-        _step_vector(codes, layer, program.BIAS, program.DELTA, parameters, slots, work, rates, decay)
-        _step_vector(codes, layer, program.GAIN, program.GAIN_GRADIENT, parameters, slots, work, rates, decay)
-        _step_vector(
-            codes, layer, program.SHIFT, program.SHIFT_GRADIENT, parameters, slots, work, rates, decay
-        )
+        for part in range(len(PARTS)):
+            column, gradient = PARTS[part]
+            if layer[column] >= 0:
+                # Called from one place only: it is large, and would be compiled into each.
+                _step_part(layer, column, gradient, codes, constants, parameters, slots, work, rates)
 
 
 @inner
-def _step_vector(codes, layer, column, gradient, parameters, slots, work, rates, decay):
-    if layer[column] >= 0:
-        start, units = U(layer[column]), U(layer[program.UNITS])
-        _step(
-            codes, parameters, slots, start, U(1), units, work, U(0), U(layer[gradient]), rates, decay, ZERO
-        )
+def _step_part(layer, column, gradient, codes, constants, parameters, slots, work, rates):
+    """One step on a layer's weights, which l1 and l2 hold back too, or on a vector of it."""
+    start, rows, columns = U(layer[column]), U(1), U(layer[program.UNITS])
+    u, v = U(0), U(layer[gradient])
+    decay, l1 = np.float32(0.0), np.float32(0.0)
+    if codes[program.OPTIMIZER] != ADAMW:
+        decay = np.float32(constants[program.WEIGHT_DECAY])
+    if column == WEIGHT:
+        u, rows = U(layer[program.VALUE]), U(layer[program.INPUTS])
+        if not layer[program.BY_INPUT]:
+            rows, columns, u, v = columns, rows, v, u
+        decay, l1 = decay + np.float32(constants[program.L2]), np.float32(constants[program.L1])
+    _step(codes, parameters, slots, start, rows, columns, work, u, v, rates, decay, l1)

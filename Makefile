@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 BASE ?= python:3.12-slim
 
-.PHONY: install serve test soak lint bench readme containers requirements clean
+.PHONY: install serve test test-all soak lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +21,13 @@ serve: install
 	$(BIN)/freshet serve $(ARGS)
 
 test: install lint
-	$(BIN)/pytest -m "not soak" $(ARGS)
+	$(BIN)/pytest -m "not soak and not slow" -n 3 $(ARGS)
+
+test-all: install lint  # everything: the slow tests, the soak, and the containers where podman or docker is
+	$(BIN)/pytest -m "not soak" -n 3
+	$(BIN)/pytest -m soak -s tests/scenarios
+	@if command -v podman >/dev/null || command -v docker >/dev/null; then $(MAKE) containers; \
+	else echo "no podman or docker: containers were not tested"; fi
 
 soak: install  # long: hundreds of random kills; KILLS=30 makes it shorter
 	$(BIN)/pytest -m soak -s tests/scenarios $(ARGS)

@@ -184,7 +184,8 @@ class Learner:
     def _learn_and_send(self, publications: list[tuple[object, ...]]) -> None:
         """Publish and read in one go. Publications are not waited for: their answers come with the next read's."""
         positions = {name: led.log_id for name, led in self.led.items()}
-        self._send([*publications, read_command(positions, ENTRIES_AT_ONCE, self._patience())])
+        self._send([*publications, read_command(positions, ENTRIES_AT_ONCE, WAIT)])
+        self._publish_while_waiting()
         answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
         for name, entries in parse_read(list(positions), answer).items():
             led = self.led[name]
@@ -193,6 +194,22 @@ class Learner:
                     self._apply(led, parse_entries(entries))
                 except LogGap as error:
                     self._reload(led, str(error))
+
+    def _publish_while_waiting(self) -> None:
+        """Publish what is held back when it falls due, although no entries come.
+
+        Redis looks at the end of a blocking read only `hz` times a second (10 by default): a short one would end late.
+        """
+        while (patience := self._patience()) < WAIT:
+            if self._unanswered > 1:
+                self._stream.receive(self._unanswered - 1)
+                self._unanswered = 1
+            if self._stream.readable(patience):
+                return
+            for led in list(self.led.values()):
+                with self._only(led):
+                    if self._publication_due(led):
+                        self.link.call_many([led.publication()])
 
     def _apply(self, led: Led, entries: list[Entry]) -> None:
         for group in grouped(entries):

@@ -5,7 +5,10 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
+
+from pydantic_core import from_json, to_json
 
 from model import FeatureEncoder, LabelEncoder, ModelError, ModelSpec, OnlineModel, Predictor
 from service.errors import NotFound, StoreError, StoreUnavailable
@@ -25,16 +28,26 @@ QUIET = 3.0  # seconds without a message or a sign of life after which a subscri
 STALE = 2.0  # seconds without an answer from Redis after which predictions are called stale
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Replica:
-    """A model as it stood at a log id: immutable, swapped whole."""
+    """A model as it stood at a log id: immutable, swapped whole. What it holds is read when it is first asked for."""
 
     timeline: int
     term: int
     log_id: LogId
-    metrics: dict[str, Any]
-    predictor: Predictor
-    state: bytes  # that the predictor was made of
+    spec: ModelSpec
+    metrics_json: bytes
+    state: bytes  # that the predictor is made of
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Predicts as the model did at this log id."""
+        return Predictor(self.spec, self.state)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The prequential scores up to this log id."""
+        return cast(dict[str, Any], from_json(self.metrics_json))
 
     @property
     def step(self) -> int:
@@ -113,12 +126,11 @@ class Replicas:
         self._deaf = threading.Event()  # publications are missing: subscribe anew
         self._ready = threading.Event()
         self._heard_at = 0.0  # monotonic seconds: when something came over the subscription last
-        self._reading = False  # whether a message is being read
         self._lost: set[str] = set()  # models that Redis has lost
         self.troubles: dict[str, str] = {}  # what is wrong in Redis, by model
         self.counts: Counter[str] = Counter()  # what went wrong with Redis, by kind, since the start
         self._stopped = threading.Event()
-        self.contact_at = 0.0  # monotonic seconds: when Redis answered last
+        self.contact_at = time.monotonic()  # monotonic seconds: when Redis answered last
         self._threads = [
             threading.Thread(target=self._listen, name="listener", daemon=True),
             threading.Thread(target=self._poll, name="poller", daemon=True),
@@ -210,9 +222,10 @@ class Replicas:
             if self._deaf.is_set():
                 self._deaf.clear()
                 raise StoreUnavailable("publications do not arrive")
-            if self._subscription.wait(TICK):
-                self._hear()
-                pinged = False
+            message = self._subscription.next(TICK)
+            if message is not None:
+                self._handle(message)
+                self._heard_at, pinged = time.monotonic(), False
                 continue
             quiet = time.monotonic() - self._heard_at
             if quiet > QUIET:
@@ -221,38 +234,25 @@ class Replicas:
                 self._subscription.ping()
                 pinged = True
 
-    def _hear(self) -> None:
-        self._reading = True
-        try:
-            message = self._subscription.read()
-            if message is not None:
-                self._handle(message)
-        finally:
-            self._reading, self._heard_at = False, time.monotonic()
-
     def _handle(self, message: Message) -> None:
         if message.kind == "results":
             for result in parse_results(message.payload):
                 self._waiting.deliver(result)
         elif message.kind == "event":
             self._look.set()
-        else:
+        elif message.kind == "weights":
             self._receive_weights(message.model, Weights.from_bytes(message.payload))
 
     def _receive_weights(self, name: str, weights: Weights) -> None:
         served = self._served.get(name)
-        if served is None or served.generation.decode() != weights.generation:
+        if served is None or served.generation != weights.generation:
             self._look.set()
             return
         if (weights.timeline, weights.log_id) <= served.replica.order:
             return
-        served.become(weights.spec or served.created_by)
-        predictor = Predictor(served.spec, weights.predictor)
-        served.swap(
-            Replica(
-                weights.timeline, weights.term, weights.log_id, weights.metrics, predictor, weights.predictor
-            )
-        )
+        served.become(weights.spec.decode() or served.created_by)
+        place = weights.timeline, weights.term, weights.log_id
+        served.swap(Replica(*place, served.spec, weights.metrics, weights.predictor))
 
     # -- polling ---------------------------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ class Replicas:
         lease.ask_republication(self._poll_link, served.name, served.generation)
         if served.behind_since is None:
             served.behind_since = now
-        elif now - served.behind_since > DEAF and served.has_learner and not self._reading:
+        elif now - served.behind_since > DEAF and served.has_learner and not self._subscription.reading:
             if self._heard_at < served.behind_since:
                 self.counts["deaf"] += 1
                 self._deaf.set()
@@ -360,8 +360,8 @@ def _load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served
         meta.timeline if snapshot is None else snapshot.timeline,
         0,
         START if snapshot is None else snapshot.log_id,
-        model.metrics(),
-        Predictor(spec, state),
+        spec,
+        to_json(model.metrics()),
         state,
     )
     encoders = FeatureEncoder(spec), LabelEncoder(spec)

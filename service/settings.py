@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     )
     snapshot_seconds: float = Field(1.0, gt=0, description="least seconds between two snapshots of a model")
     publish_seconds: float = Field(
-        0.003, gt=0, description="least seconds between two publications of a model's weights"
+        0.005, gt=0, description="least seconds between two publications of a model's weights"
     )
     checkpoints: int = Field(10, ge=1, le=1000, description="checkpoints of a model that are kept")
     checkpoint_observations: int = Field(

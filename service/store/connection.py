@@ -16,6 +16,7 @@ _REFUSED = ("OOM", "MISCONF")
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN")
 
 IDLE = 0.1  # seconds unused after which a connection is looked at before it is used
+LEAST_GRACE = 0.01  # seconds below which it is not worth setting another timeout
 SLOWEST = 10e6  # bytes per second: a large command gets so much more time
 
 
@@ -80,7 +81,8 @@ class Link:
         packed = connection.pack_commands(commands)
         self._grace += sum(map(len, packed)) / SLOWEST
         try:
-            connection._sock.settimeout(self.timeout + self._grace)
+            if self._grace >= LEAST_GRACE:
+                connection._sock.settimeout(self.timeout + self._grace)
             connection.send_packed_command(packed, check_health=False)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
@@ -102,8 +104,10 @@ class Link:
 
     def read(self, timeout: float | None = None) -> Any:
         """The next answer or message."""
-        patience = (self.timeout if timeout is None else timeout) + self._grace
         try:
+            if timeout is None and self._grace < LEAST_GRACE:
+                return self._connection.read_response()
+            patience = (self.timeout if timeout is None else timeout) + self._grace
             return self._connection.read_response(timeout=patience)
         except redis.ResponseError:
             raise
@@ -112,6 +116,16 @@ class Link:
             self._grace = 0.0
             raise StoreUnavailable(f"lost Redis: {error}", sent=True) from error
 
+    def read_within(self, timeout: float) -> Any:
+        """The next message; None if it has not come whole within `timeout` seconds. Nothing of it is lost then."""
+        try:
+            return self._connection.read_response(timeout=timeout, disconnect_on_error=False)
+        except redis.TimeoutError:
+            return None
+        except (redis.RedisError, OSError) as error:
+            self._connection.disconnect()
+            raise StoreUnavailable(f"lost Redis: {error}") from error
+
     def readable(self, timeout: float) -> bool:
         """Whether an answer or message begins to come within `timeout` seconds."""
         try:
@@ -119,6 +133,11 @@ class Link:
         except (redis.RedisError, OSError) as error:
             self._connection.disconnect()
             raise StoreUnavailable(f"lost Redis: {error}") from error
+
+    @property
+    def has_part(self) -> bool:
+        """Whether a part of a message has come."""
+        return bool(self._connection._parser._reader.has_data())
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""

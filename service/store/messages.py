@@ -1,10 +1,8 @@
 """What learners publish and web processes listen to. A lost message is made up for by a poll, see replica.py."""
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,31 +13,44 @@ from service.store.log import LogId
 Array = np.ndarray
 
 _RESULT = struct.Struct("<HqII")  # length of the token, position, rows, outputs
+_WEIGHTS = struct.Struct(
+    "<16sqqqqII"
+)  # generation, timeline, term, log id, length of the metrics and of the spec
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model as it stands at a log id: what predicting needs, and its scores."""
+    """A model as it stands at a log id: what predicting needs, and its scores.
 
-    generation: str
+    The parts are bytes that are read only when somebody asks: many publications are never looked at.
+    """
+
+    generation: bytes
     timeline: int
     term: int
     log_id: LogId
-    metrics: dict[str, Any]
+    metrics: bytes  # JSON
     predictor: bytes
-    spec: str | None = None  # of a rebuilt model; None: the spec that it was created by
+    spec: bytes = b""  # JSON, of a rebuilt model; empty: the spec that it was created by
 
     def to_bytes(self) -> bytes:
-        """A line of JSON, then the predictor's bytes."""
-        head = [self.generation, self.timeline, self.term, *self.log_id, self.metrics, self.spec]
-        return json.dumps(head).encode() + b"\n" + self.predictor
+        """A head of fixed length, then metrics, spec and predictor."""
+        head = _WEIGHTS.pack(
+            *(self.generation, self.timeline, self.term, *self.log_id, len(self.metrics), len(self.spec))
+        )
+        return b"".join((head, self.metrics, self.spec, self.predictor))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Weights":
         """The message that `to_bytes` wrote."""
-        head, _, predictor = blob.partition(b"\n")
-        generation, timeline, term, position, command, metrics, spec = json.loads(head)
-        return cls(generation, timeline, term, LogId(position, command), metrics, predictor, spec)
+        generation, timeline, term, position, command, metrics, spec = _WEIGHTS.unpack_from(blob)
+        spec_at = _WEIGHTS.size + metrics
+        predictor_at = spec_at + spec
+        return cls(
+            *(generation, timeline, term, LogId(position, command), blob[_WEIGHTS.size : spec_at]),
+            predictor=blob[predictor_at:],
+            spec=blob[spec_at:predictor_at],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +110,12 @@ def publish_results_command(web: bytes, results: list[Result]) -> tuple[object, 
 class Message:
     """What came over a subscription. `model` is the name of the model it is about, empty for results."""
 
-    kind: str  # "weights", "results", "event": a model was created or deleted
+    kind: str  # "weights", "results", "event" (a model was created or deleted) or "life"
     model: str
     payload: bytes
+
+
+SIGN_OF_LIFE = Message("life", "", b"")
 
 
 class Subscription:
@@ -110,6 +124,7 @@ class Subscription:
     def __init__(self, link: Link, web: str) -> None:
         self._link = link
         self._results = keys.results(web)
+        self.reading = False  # whether a large message is on its way
 
     def open(self) -> None:
         """Subscribe; returns when the server has confirmed it."""
@@ -119,22 +134,24 @@ class Subscription:
             self._link.read()
 
     def ping(self) -> None:
-        """Ask for a sign of life: the answer comes out of `read` as None."""
+        """Ask for a sign of life: SIGN_OF_LIFE comes out of `next`."""
         self._link.send([("PING",)])
 
-    def wait(self, timeout: float) -> bool:
-        """Whether a message can be read within `timeout` seconds."""
-        return self._link.readable(timeout)
-
-    def read(self) -> Message | None:
-        """The next message; None for a sign of life. Raises StoreUnavailable."""
-        answer = self._link.read()
-        match answer[0]:
-            case b"pmessage":
-                name = answer[2].decode().split("{", 1)[1].rsplit("}", 1)[0]
-                return Message("weights", name, answer[3])
-            case b"message" if answer[1] == self._results:
+    def next(self, timeout: float) -> Message | None:
+        """The next message; None if none begins to come within `timeout` seconds. Raises StoreUnavailable."""
+        answer = self._link.read_within(timeout)
+        if answer is None and self._link.has_part:
+            self.reading = True
+            try:
+                answer = self._link.read()
+            finally:
+                self.reading = False
+        if answer is None:
+            return None
+        if answer[0] == b"message":
+            if answer[1] == self._results:
                 return Message("results", "", answer[2])
-            case b"message":
-                return Message("event", answer[2].decode(), b"")
-        return None
+            return Message("event", answer[2].decode(), b"")
+        if answer[0] == b"pmessage":
+            return Message("weights", answer[2].decode().split("{", 1)[1].rsplit("}", 1)[0], answer[3])
+        return SIGN_OF_LIFE

@@ -138,6 +138,7 @@ def test_a_full_redis_refuses_feedback_and_recovers_when_the_learner_trims_the_l
         server.wait_step("m", 1 + 50 * blocks)
         more = first | {"id": "more"}
         wait_until(lambda: feed(server.api, more).status == 200, 20, server.log)
+        server.wait_step("m", 2 + 50 * blocks)
         assert server.step("m") == 2 + 50 * blocks
         assert server.api("GET", "/readyz").body["status"] == "ok"
 
@@ -197,6 +198,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("appendfsync", ["always", "everysec"])
 def test_a_full_disk_loses_nothing_and_everything_resumes(folder: Path, appendfsync: str) -> None:
     with small_disk(folder, 16) as disk:

@@ -31,6 +31,9 @@ from service.store.messages import Result
 from service.store.pending import Awaiting
 from service.waiting import Waiting
 
+# The result usually comes right behind Redis's answer to the append. Whoever waits for it first sleeps once, not twice.
+RESULT_FIRST = 0.1  # seconds
+SEEN_FIRST = 0.005  # where the answer may be that it was seen before, and no result comes
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 NO_PREDICTION = (
     "no prediction with this id awaits its label: it was never made, has expired or made room for others"
@@ -124,6 +127,7 @@ class Request:
     record: Callable[[int, int], bytes]
     known: Seen | None = None
     deadline: float = 0.0  # monotonic seconds at which Redis is given up
+    meanwhile: Callable[[], object] | None = None  # called between sending an append and reading its answer
 
 
 class PredictionGone(Exception):
@@ -263,6 +267,9 @@ class Feedback:
         request = Request(token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates))
         with self._waiting.place() as may_wait, self._waiting.waiter(token) as waiter:
             wait = may_wait and not served.is_late
+            if wait:
+                patience = RESULT_FIRST if key is None and draft.block.ids is None else SEEN_FIRST
+                request = replace(request, meanwhile=lambda: waiter.wait(patience))
             try:
                 outcome = self.append(served, draft, request, wait)
             except PredictionGone as error:
@@ -380,7 +387,10 @@ class Feedback:
         while True:
             try:
                 self._check_memory(served, wanted.block.features.nbytes)
-                appended = append(self._links.mine(), served.name, served.generation, wanted, self._limits)
+                appended = append(
+                    *(self._links.mine(), served.name, served.generation, wanted, self._limits),
+                    request.meanwhile,
+                )
                 if unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
                     return Appended(Seen.parse(appended.seen).position)  # it was carried out the first time
                 return appended

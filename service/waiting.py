@@ -18,20 +18,22 @@ class Receiver(Protocol):
 class Waiter:
     """One request's wait for the result of one append."""
 
-    __slots__ = ("_arrived", "result")
+    __slots__ = ("_nothing_yet", "result")
 
     def __init__(self) -> None:
-        self._arrived = threading.Event()
+        self._nothing_yet = threading.Lock()  # cheaper than an Event; released once, by `deliver`
+        self._nothing_yet.acquire()
         self.result: Result | None = None
 
     def deliver(self, result: Result) -> None:
         """Hand over the result and wake the request."""
         self.result = result
-        self._arrived.set()
+        self._nothing_yet.release()
 
     def wait(self, timeout: float) -> Result | None:
         """The result; None if it has not come within `timeout` seconds."""
-        self._arrived.wait(timeout)
+        if self.result is None:
+            self._nothing_yet.acquire(timeout=timeout)
         return self.result
 
 

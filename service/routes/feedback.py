@@ -98,8 +98,12 @@ def told(served: Served, outcome: Outcome, rows: int) -> tuple[dict[str, Any], H
         "loss": None,
     }
     if result is not None:
-        finite = result.losses[~result.skipped]
-        body["loss"] = float(finite.mean()) if len(finite) else None
+        # Lists: for the usual single observation NumPy's calls would cost more than all of this.
+        skipped = result.skipped.tolist()
+        finite = [
+            loss for loss, left_out in zip(result.losses.tolist(), skipped, strict=True) if not left_out
+        ]
+        body["loss"] = sum(finite) / len(finite) if finite else None
         body["results"] = _results(served, outcome, rows)
     return body, HTTPStatus.OK if outcome.applied else HTTPStatus.ACCEPTED
 
@@ -109,17 +113,17 @@ def _results(served: Served, outcome: Outcome, rows: int) -> list[dict[str, Any]
     result = outcome.result
     assert result is not None
     predictions = served.labels.decode(result.predictions)
+    losses, skips = result.losses.tolist(), result.skipped.tolist()
     results: list[dict[str, Any]] = [
         {"duplicate": True, "position": outcome.duplicates.get(row, 0)} for row in range(rows)
     ]
     first = outcome.position - len(outcome.rows) + 1
     for index, row in enumerate(outcome.rows):
-        skipped = bool(result.skipped[index])
         results[row] = {
             "position": first + index,
             "prediction": predictions[index],
-            "loss": None if skipped else float(result.losses[index]),
+            "loss": None if skips[index] else losses[index],
         }
-        if skipped:
+        if skips[index]:
             results[row]["skipped"] = True
     return results

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -47,12 +47,15 @@ class Link:
 
     def call_many(self, commands: Sequence[Sequence[Any]], timeout: float | None = None) -> list[Any]:
         """Send commands together and return their answers. The first error in an answer is raised."""
+        self._refresh()
+        self.send(commands)
+        return self.receive(len(commands), timeout)
+
+    def _refresh(self) -> None:
         now = time.monotonic()
         if now - self._used_at > IDLE and self._connection.is_connected and self._is_stale():
             self._connection.disconnect()
         self._used_at = now
-        self.send(commands)
-        return self.receive(len(commands), timeout)
 
     def _is_stale(self) -> bool:
         """Whether the server has closed this connection, on which nothing is awaited: better noticed before sending."""
@@ -61,10 +64,23 @@ class Link:
         except (redis.RedisError, OSError):
             return True
 
-    def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        """Run a script, loading it where the server does not know it yet."""
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[Any],
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Any:
+        """Run a script, loading it where the server does not know it yet.
+
+        `meanwhile` is called when the command is sent, before its answer is read.
+        """
         try:
-            return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            self._refresh()
+            self.send([("EVALSHA", script.sha, len(keys), *keys, *arguments)])
+            if meanwhile is not None:
+                meanwhile()
+            return self.receive(1)[0]
         except redis.exceptions.NoScriptError:
             return self.call("EVAL", script.source, len(keys), *keys, *arguments)
 

@@ -1,7 +1,7 @@
 """The log of a model: append with its token and ids, and reading it in order."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -101,8 +101,15 @@ class Appended:
     lag: int = 0  # observations that are not applied: too many
 
 
-def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Limits") -> Appended:
-    """Append a block, if nothing speaks against it.
+def append(
+    link: Link,
+    name: str,
+    generation: bytes,
+    wanted: Append,
+    limits: "Limits",
+    meanwhile: Callable[[], object] | None = None,
+) -> Appended:
+    """Append a block, if nothing speaks against it. `meanwhile` is called before Redis's answer is read.
 
     Raises WrongGeneration if the model is not of that generation, StoreFull and StoreUnavailable.
     """
@@ -119,6 +126,7 @@ def append(link: Link, name: str, generation: bytes, wanted: Append, limits: "Li
             *(wanted.record, wanted.known, wanted.step, limits.max_lag, limits.label_ttl_ms, joined),
             *(b"t" + wanted.key, *ids),
         ],
+        meanwhile,
     )
     return _appended(name, answer)
 

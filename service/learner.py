@@ -22,6 +22,8 @@ from service.store.log import Entry, parse_entries, parse_read, read_after, read
 
 ENTRIES_AT_ONCE = 256  # read from a log at once, at most
 UNANSWERED = 1000  # commands sent without their answers being read, at most
+GATHER = 0.003  # seconds to gather entries in while several come at a time: a round costs more than an entry
+ENOUGH = 32  # entries in one read from which gathering is not worth while
 WAIT = 0.1  # seconds that a read waits for the first entry
 
 
@@ -32,6 +34,7 @@ class Learner:
         self.settings = settings
         self.link = Link(url, settings.redis_timeout)
         self._stream = Link(url, settings.redis_timeout)  # for publishing and reading logs
+        self._crowded = False  # entries come faster than one by one: gather some before the next read
         self._unanswered = 0  # commands that were sent on it
         self.led: dict[str, Led] = {}
         self._heart = Heart(self, Link(url, settings.redis_timeout))
@@ -184,10 +187,14 @@ class Learner:
     def _learn_and_send(self, publications: list[tuple[object, ...]]) -> None:
         """Publish and read in one go. Publications are not waited for: their answers come with the next read's."""
         positions = {name: led.log_id for name, led in self.led.items()}
+        if self._crowded:
+            time.sleep(GATHER)
         self._send([*publications, read_command(positions, ENTRIES_AT_ONCE, WAIT)])
         self._publish_while_waiting()
         answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
-        for name, entries in parse_read(list(positions), answer).items():
+        read = parse_read(list(positions), answer)
+        self._crowded = 1 < sum(map(len, read.values())) < ENOUGH
+        for name, entries in read.items():
             led = self.led[name]
             with self._only(led):
                 try:

@@ -226,13 +226,13 @@ class Led:
 
     def snapshot(self, link: Link) -> None:
         """Keep the state in Redis and trim the log. Raises TermLost."""
-        started = time.monotonic()
+        cost = time.thread_time()  # not the clock's: a pause must not hold the next snapshot back
         loss = self.model.metrics()["window"]["loss"]
         snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes(), loss)
         keep = snapshots.Keep(self._trim_below(), self.spec.keep_bytes, self.settings.checkpoints)
         snapshots.save(link, self.name, self.generation, self.term, snapshot, keep)
         self.snapshot_id, self.snapshot_at = self.log_id, time.monotonic()
-        self.snapshot_cost = self.snapshot_at - started
+        self.snapshot_cost = time.thread_time() - cost
 
 
 def grouped(entries: list[Entry]) -> list[list[Entry]]:

@@ -172,7 +172,13 @@ def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_m
         assert described["step"] > before
 
 
-@pytest.mark.parametrize("stage", ["loading", "training", "judging", "saving", "promoting"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("loading", "judging", "saving")),
+        *("training", "promoting"),
+    ],
+)
 def test_a_trainer_that_dies_while(stage: str, folder: Path) -> None:
     with running(folder, web_workers=1, failpoint=f"job-{stage}:1") as server, fed(server):
         job = finished(server, started(server))
@@ -194,6 +200,7 @@ def test_a_learner_that_dies_at_a_promotion(moment: str, folder: Path) -> None:
         wait_until(lambda: accuracy(server) < 0.9, 10, server.log)
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_leaves_its_job_to_the_next_within_two_minutes(folder: Path) -> None:
     with running(folder, web_workers=1) as server, fed(server):
         where = started(server, epochs=1000)

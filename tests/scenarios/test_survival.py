@@ -12,7 +12,7 @@ import pytest
 import redis
 import urllib3
 
-from tests.harness import FRESHET, Server, alive, running, wait_until
+from tests.harness import FRESHET, Api, Server, alive, running, wait_until
 
 SPEC = {"task": "binary", "features": 3, "layers": [{"units": 8}]}
 SLOW_SYNC = """
@@ -76,7 +76,13 @@ DISASTERS: dict[str, Callable[[Server], None]] = {
 }
 
 
-@pytest.mark.parametrize("disaster", DISASTERS.values(), ids=DISASTERS)
+@pytest.mark.parametrize(
+    "disaster",
+    [
+        pytest.param(disaster, id=part, marks=[pytest.mark.slow] if part == "gunicorn" else [])
+        for part, disaster in DISASTERS.items()
+    ],
+)
 def test_every_observation_counts_once_through(disaster: Callable[[Server], None], server: Server) -> None:
     count = 1500
     server.api("PUT", "/v1/models/m", SPEC)
@@ -113,6 +119,7 @@ def test_what_was_acknowledged_is_on_disk_though_its_fsync_is_slow(folder: Path)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     server = Server(folder, redis_timeout=5, apply_timeout=5)
     server.environment["LD_PRELOAD"] = str(library)
+    server.api = Api(server.port, timeout=60)  # every write waits for a sync, and for those before it
     try:
         server.start()
         server.api("PUT", "/v1/models/m", SPEC)

@@ -71,6 +71,7 @@ def behind(lagging: Server) -> Iterator[tuple[Server, int]]:
     wait_until(lambda: api("DELETE", "/v1/models/m").status in (204, 404), 5)
     wait_until(lambda: api("PUT", "/v1/models/m", SPEC).status in (200, 201), 5)
     wait_until(lambda: feed(api, observation(id="first")).status == 200, 20)
+    lagging.wait_step("m", 1)
     with stopped(lagging.pids("learner")[0]):
         taken = 1
         while (answer := feed(api, observation())).status in (200, 202):

@@ -549,6 +549,7 @@ def test_a_terminal_gets_a_progress_bar(server, write):
     assert "log loss 0." in plain
 
 
+@pytest.mark.slow
 def test_a_feed_goes_on_through_a_killed_server_and_teaches_every_row_once(folder, write):
     path = write("a,label\n" + "".join(f"{row % 10},{row % 2}\n" for row in range(3000)))
     arguments = ("--model", "m", "--create", "binary", "--batch", "5")

@@ -57,6 +57,7 @@ def fill(path: Path) -> None:
                 continue
 
 
+@pytest.mark.slow
 def test_a_full_memory_keeps_the_lead_and_is_emptied_by_a_delete(folder: Path) -> None:
     with running(folder, web_workers=1, maxmemory="16mb") as server:
         assert server.api("PUT", "/v1/models/m", oracle.spec(4000)).status == 201

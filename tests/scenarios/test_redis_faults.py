@@ -232,6 +232,7 @@ def test_a_lost_publication_is_made_up_for_within_a_second(whole: System) -> Non
     assert statistics.median(waits) < 1.0
 
 
+@pytest.mark.slow
 def test_a_slow_network_delays_and_breaks_nothing(whole: System) -> None:
     proxy = whole.proxy()
     whole.start("learner", proxy)
@@ -419,6 +420,7 @@ def test_a_learner_of_a_deleted_model_does_not_answer_for_its_successor(whole: S
     assert described(web)["metrics"]["observations"] == 1
 
 
+@pytest.mark.slow
 def test_one_id_sent_a_hundred_times_and_after_a_restart_is_one_entry(whole: System) -> None:
     whole.start("learner")
     web = whole.start("web")
@@ -461,7 +463,7 @@ def test_one_poisoned_model_leaves_the_others_alone(whole: System) -> None:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the clock is moved by a library compiled with gcc")
-@pytest.mark.parametrize("seconds", [86_400, -86_400])
+@pytest.mark.parametrize("seconds", [86_400, pytest.param(-86_400, marks=pytest.mark.slow)])
 def test_jumps_of_the_clocks_of_redis_and_learner_change_nothing(folder: Path, seconds: int) -> None:
     source, library, clock = folder / "clock.c", folder / "clock.so", folder / "clock"
     source.write_text(CLOCK)
@@ -490,6 +492,7 @@ def test_jumps_of_the_clocks_of_redis_and_learner_change_nothing(folder: Path, s
         judge(web, ledger)
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_away_at_the_start_is_waited_for(folder: Path) -> None:
     late = Valkey(folder / "late")
     learner = Part("learner", folder, late.port)

@@ -244,6 +244,7 @@ def test_two_trainers_on_one_redis_share_the_jobs_and_a_missed_schedule_fires_on
         assert len(checkpoints(server, "promotion")) == 1
 
 
+@pytest.mark.slow
 def test_a_running_job_keeps_the_log_that_it_needs_within_bounds(folder: Path) -> None:
     with running(folder, web_workers=1) as server:
         small = SPEC | {"keep": 400}

@@ -79,7 +79,7 @@ DISASTERS: dict[str, Callable[[Server], None]] = {
 @pytest.mark.parametrize(
     "disaster",
     [
-        pytest.param(disaster, id=part, marks=[pytest.mark.slow] if part == "gunicorn" else [])
+        pytest.param(disaster, id=part, marks=[pytest.mark.slow] if part in ("gunicorn", "redis") else [])
         for part, disaster in DISASTERS.items()
     ],
 )

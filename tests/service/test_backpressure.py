@@ -144,6 +144,7 @@ def test_a_full_redis_refuses_feedback_and_recovers_when_the_learner_trims_the_l
         assert server.api("GET", "/readyz").body["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_predictions_that_expire_make_room_in_a_full_redis(folder: Path) -> None:
     with running(folder, web_workers=1, maxmemory=MEMORY, label_ttl=4) as server:
         server.api("PUT", "/v1/models/m", WIDE)
@@ -267,6 +268,7 @@ def test_while_redis_is_away_predictions_are_stale_and_feedback_is_refused_in_ti
         )
 
 
+@pytest.mark.slow
 def test_a_killed_redis_comes_back_with_everything_and_all_resumes(folder: Path) -> None:
     with running(folder, web_workers=2) as server:
         server.api("PUT", "/v1/models/m", SPEC)

@@ -233,6 +233,7 @@ def test_a_prediction_expires(small: Server) -> None:
     assert feed(small.api, "m", {"id": "a", "features": [1, 2], "label": 1}).body["applied"] == 1
 
 
+@pytest.mark.slow
 def test_waiting_predictions_are_bounded_in_bytes_and_the_oldest_go(folder: Path) -> None:
     with running(folder, web_workers=1, label_bytes=2**16) as server:
         server.api("PUT", "/v1/models/m", SPEC)

@@ -59,9 +59,9 @@ class Child:
     def tend(self, now: float) -> None:
         """Start it again if it has died and its pause is over."""
         if self.process is not None and self.process.poll() is not None:
-            self._pause = (
-                SHORTEST_PAUSE if now - self._started_at > HEALTHY else min(2 * self._pause, LONGEST_PAUSE)
-            )
+            # Whoever was killed is not to blame for its start: it is wanted back at once.
+            blameless = self.process.returncode == -signal.SIGKILL or now - self._started_at > HEALTHY
+            self._pause = SHORTEST_PAUSE if blameless else min(2 * self._pause, LONGEST_PAUSE)
             self._end_orphans()
             log.error("a process died", name=self.name, status=self.process.returncode, again_in=self._pause)
             self.process = None

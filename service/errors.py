@@ -52,6 +52,10 @@ class LogCrowded(StoreError):
     """Too many commands without an observation between them, or without a learner to obey them."""
 
 
+class KeyUsed(StoreError):
+    """An Idempotency-Key comes again with something else."""
+
+
 class Problem(ServiceError):
     """An error that a client is told about, as RFC 9457 describes.
 

@@ -1,17 +1,13 @@
 """Feedback: observations are encoded, appended to the log exactly once, and their result is waited for."""
 
-import hashlib
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from model.errors import RowError
-from service.blocks import Block
+from service.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.errors import (
-    Invalid,
     NotFound,
     OutcomeUnknown,
     StoreFull,
@@ -20,13 +16,14 @@ from service.errors import (
     Unavailable,
     WrongGeneration,
 )
+from service.idempotency import Request, Seen, another_body, body_digest, new_key
 from service.pressure import Pressure
 from service.replica import Served
 from service.schemas import ABSENT, Observation
 from service.settings import Settings
 from service.store import pending
+from service.store.appending import Append, Appended, Limits, append, keep, keep_answer, kept_answer
 from service.store.connection import Links
-from service.store.log import Append, Appended, Limits, append, keep_answer, kept, kept_answer
 from service.store.messages import Result
 from service.store.pending import Awaiting
 from service.waiting import Waiting
@@ -35,38 +32,6 @@ from service.waiting import Waiting
 RESULT_FIRST = 0.1  # seconds
 SEEN_FIRST = 0.005  # where the answer may be that it was seen before, and no result comes
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
-NO_PREDICTION = (
-    "no prediction with this id awaits its label: it was never made, has expired or made room for others"
-)
-
-
-@dataclass(slots=True)
-class Draft:
-    """The observations of one request, encoded.
-
-    `joined` are the rows that consume the prediction that awaits their label, `bare` those of them that came without
-    features of their own. `positions` are rows that were appended before; in the block they are placeholders.
-    """
-
-    block: Block
-    joined: set[int] = field(default_factory=set)
-    bare: set[int] = field(default_factory=set)
-    positions: dict[int, int] = field(default_factory=dict)
-
-    def join(self, row: int, awaiting: Awaiting) -> None:
-        """Let a row consume a prediction, which is scored in place of one made now."""
-        served = self.block.served
-        if served is None:
-            served = np.full((len(self.block), len(awaiting.served)), np.nan)
-            self.block = replace(self.block, served=served)
-        served[row] = awaiting.served
-        self.joined.add(row)
-
-    def part(self, rows: list[int]) -> None:
-        """Let these rows consume no prediction."""
-        assert self.block.served is not None
-        self.block.served[rows] = np.nan
-        self.joined.difference_update(rows)
 
 
 @dataclass(slots=True)
@@ -94,104 +59,6 @@ class Repetition:
     duplicates: int
     applied: bool
     answer: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is kept with a key: the position of its newest append, a record of the request, perhaps its answer."""
-
-    position: int
-    record: bytes
-    answer: bytes = b""
-
-    @classmethod
-    def parse(cls, value: bytes, answer: bytes = b"") -> "Seen":
-        """From what Redis keeps: position, blank, record."""
-        position, _, record = value.partition(b" ")
-        return cls(int(position), record, answer)
-
-    def to_bytes(self) -> bytes:
-        """What Redis keeps."""
-        return b"%d %b" % (self.position, self.record)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is appended for: its key, the token of the log's entry, and what is kept with the key.
-
-    `record` is given how many rows are appended and how many are duplicates.
-    """
-
-    key: bytes
-    token: bytes
-    record: Callable[[int, int], bytes]
-    known: Seen | None = None
-    deadline: float = 0.0  # monotonic seconds at which Redis is given up
-    meanwhile: Callable[[], object] | None = None  # called between sending an append and reading its answer
-
-
-class PredictionGone(Exception):
-    """Predictions that were to be joined do not await their label any more."""
-
-    def __init__(self, rows: list[int]) -> None:
-        super().__init__(rows)
-        self.rows = rows
-
-
-def encode(
-    served: Served,
-    observations: Sequence[Observation],
-    found: Mapping[int, int | Awaiting],
-    prefix: str = "/observations",
-) -> Draft:
-    """The observations as a draft; `found` is what stands for those without features. Raises Invalid.
-
-    The error names the row and the field, `prefix` goes before.
-    """
-    weights = ids = None
-    if any(observation.weight is not None for observation in observations):
-        weights = np.array([1.0 if o.weight is None else o.weight for o in observations])
-    if any(observation.id is not None for observation in observations):
-        ids = [observation.id for observation in observations]
-
-    def where(row: int, part: str, detail: str) -> Invalid:
-        place = (prefix and f"{prefix}/{row}") + f"/{part}"
-        return Invalid(f"{place}: {detail}", [(place, detail)])
-
-    rows = (
-        [row for row in range(len(observations)) if row not in found] if found else range(len(observations))
-    )
-    for row in rows:
-        if observations[row].features is ABSENT:
-            raise where(
-                row, "features", "required, unless a prediction with the observation's id awaits its label"
-            )
-    try:
-        features = served.features.encode([observations[row].features for row in rows])
-    except RowError as error:
-        raise where(rows[error.row], f"features{error.pointer}", error.detail) from None
-    try:
-        labels = served.labels.encode([observation.label for observation in observations])
-    except RowError as error:
-        raise where(error.row, f"label{error.pointer}", error.detail) from None
-    if not found:
-        return Draft(Block(features, labels, weights, None, ids))
-    return _joined(Block(features, labels, weights, None, ids), list(rows), found)
-
-
-def _joined(block: Block, rows: list[int], found: Mapping[int, int | Awaiting]) -> Draft:
-    """The draft of a block whose features are those of `rows` only; the other rows are found."""
-    features = np.full((len(block.labels), block.features.shape[1]), np.nan)
-    features[rows] = block.features
-    draft = Draft(replace(block, features=features))
-    for row, known in found.items():
-        if isinstance(known, Awaiting):
-            features[row] = known.features
-            draft.join(row, known)
-            draft.bare.add(row)
-        else:
-            draft.positions[row] = known
-    return draft
 
 
 class Feedback:
@@ -249,7 +116,7 @@ class Feedback:
         found: dict[int, int | Awaiting] = {}
         for row, known in self.look_up(served, observations).items():
             if known is None:
-                raise _gone([row], prefix)
+                raise gone([row], prefix)
             found[row] = known
         return encode(served, observations, found, prefix)
 
@@ -264,7 +131,9 @@ class Feedback:
         """
         token = (key or new_key()).encode()
         digest = body_digest(body)
-        request = Request(token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates))
+        request = Request(
+            token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates), named=key is not None
+        )
         with self._waiting.place() as may_wait, self._waiting.waiter(token) as waiter:
             wait = may_wait and not served.is_late
             if wait:
@@ -273,7 +142,7 @@ class Feedback:
             try:
                 outcome = self.append(served, draft, request, wait)
             except PredictionGone as error:
-                raise _gone(error.rows, prefix) from None
+                raise gone(error.rows, prefix) from None
             if isinstance(outcome, Seen):
                 return self._repetition(served, outcome, digest, token, len(draft.block), wait)
             if wait and outcome.rows:
@@ -302,15 +171,13 @@ class Feedback:
         if not seen.record.startswith(b"b") or first != digest:
             raise another_body()
         applied = served.wait_for(seen.position, self._settings.apply_timeout if wait else 0)
-        answer = seen.answer
-        for _ in range(
-            ANSWER_LOOKS if applied and not answer else 0
-        ):  # the first request may be about to keep it
-            answer = kept_answer(self._links.mine(), served.name, key) or b""
+        appended, answer = rows - int(duplicates), seen.answer
+        for _ in range(ANSWER_LOOKS if applied and appended else 0):
             if answer:
                 break
-            time.sleep(ANSWER_PAUSE)
-        return Repetition(seen.position, rows - int(duplicates), int(duplicates), applied, answer or None)
+            time.sleep(ANSWER_PAUSE)  # the first request may be about to keep it
+            answer = kept_answer(self._links.mine(), served.name, key) or b""
+        return Repetition(seen.position, appended, int(duplicates), applied, answer or None)
 
     def append(self, served: Served, draft: Draft, request: Request, wants_result: bool) -> Outcome | Seen:
         """Append the rows of a draft that were not appended before, or find what was done with the key.
@@ -319,20 +186,14 @@ class Feedback:
         """
         request = replace(request, deadline=time.monotonic() + self._settings.redis_timeout)
         rows = range(len(draft.block))
-        repeated = _repeated(draft.block)
+        again = repeated(draft.block)
         while True:
             known = draft.positions
-            fresh = (
-                [row for row in rows if row not in repeated and row not in known]
-                if repeated or known
-                else rows
-            )
+            fresh = [row for row in rows if row not in again and row not in known] if again or known else rows
             if not fresh:
-                seen = self._seen(served, request)
-                if seen is not None:
-                    return seen
-                known = known | {row: known[first] for row, first in repeated.items() if row not in known}
-                return Outcome(max(known.values()), [], known)
+                known = known | {row: known[first] for row, first in again.items() if row not in known}
+                position = max(known.values())
+                return self._keep(served, request, position, len(rows)) or Outcome(position, [], known)
             part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
             joined = frozenset(place for place, row in enumerate(fresh) if row in draft.joined)
             wanted = Append(
@@ -347,21 +208,31 @@ class Feedback:
             )
             appended = self._append_once(served, wanted, request)
             if appended.position:
-                places = _positions(repeated, fresh, appended.position)
+                places = _positions(again, fresh, appended.position)
                 return Outcome(appended.position, list(fresh), known | places)
             if appended.seen:
                 return Seen.parse(appended.seen, appended.answer)
             self._adapt(served, draft, fresh, appended)
 
-    def _seen(self, served: Served, request: Request) -> Seen | None:
-        """What is kept with the key, if it is not what is known: for a draft of which nothing is left to append."""
-        try:
-            value = kept(self._links.mine(), served.name, request.key)
-        except StoreUnavailable as error:
-            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
-        if value is None or (request.known is not None and value == request.known.to_bytes()):
+    def _keep(self, served: Served, request: Request, position: int, duplicates: int) -> Seen | None:
+        """Keep with a key that all were duplicates. Returns what is kept with it already, if that is something else.
+
+        Raises Unavailable, NotFound.
+        """
+        if not request.named:
             return None
-        return Seen.parse(value)
+        here = Seen(position, request.record(0, duplicates))
+        known = b"" if request.known is None else request.known.to_bytes()
+        try:
+            other = keep(
+                *(self._links.mine(), served.name, served.generation, request.key),
+                *(known, here.to_bytes(), self._settings.answer_bytes),
+            )
+        except WrongGeneration as error:
+            raise NotFound(str(error)) from error
+        except (StoreUnavailable, StoreFull) as error:
+            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+        return None if other is None else Seen.parse(other)
 
     def _adapt(self, served: Served, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
         """Change a draft so that what spoke against it does so no more. Raises PredictionGone, TooManyRequests."""
@@ -373,11 +244,11 @@ class Feedback:
                 lag=appended.lag,
             )
         draft.positions |= {fresh[place]: position for place, position in appended.duplicates.items()}
-        gone = [fresh[place] for place in appended.unknown]
-        if draft.bare.intersection(gone):
-            raise PredictionGone(sorted(draft.bare.intersection(gone)))
-        if gone:
-            draft.part(gone)
+        unknown = [fresh[place] for place in appended.unknown]
+        if draft.bare.intersection(unknown):
+            raise PredictionGone(sorted(draft.bare.intersection(unknown)))
+        if unknown:
+            draft.part(unknown)
         for place, value in appended.awaiting.items():
             draft.join(fresh[place], Awaiting.parse(value, served.features.width))
 
@@ -420,40 +291,6 @@ class Feedback:
             )
         except StoreUnavailable as error:
             raise StoreUnavailable(str(error)) from error
-
-
-def new_key() -> str:
-    """What stands for an Idempotency-Key where none is given."""
-    return secrets.token_urlsafe(12)
-
-
-def body_digest(body: bytes) -> bytes:
-    """By which the body of a repeated request is recognised."""
-    return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
-
-
-def another_body() -> Invalid:
-    """The problem of a key that comes again with something else."""
-    return Invalid(
-        "this Idempotency-Key was used with another body", [("Idempotency-Key", "was used with another body")]
-    )
-
-
-def _gone(rows: list[int], prefix: str) -> Invalid:
-    places = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
-    return Invalid(f"{places[0]}: {NO_PREDICTION}", [(place, NO_PREDICTION) for place in places])
-
-
-def _repeated(block: Block) -> dict[int, int]:
-    """Rows whose id stands in an earlier row of the same request: row -> that earlier row."""
-    if block.ids is None:
-        return {}
-    first: dict[str, int] = {}
-    return {
-        row: first[observation]
-        for row, observation in enumerate(block.ids)
-        if observation is not None and first.setdefault(observation, row) != row
-    }
 
 
 def _positions(repeated: dict[int, int], fresh: Sequence[int], position: int) -> dict[int, int]:

@@ -1,14 +1,23 @@
 """Commands to a model from a request: appended to its log, and waited for until the learner has obeyed."""
 
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Invalid, NotFound, OutcomeUnknown, StoreUnavailable, Unavailable, WrongGeneration
+from service.errors import (
+    Invalid,
+    KeyUsed,
+    NotFound,
+    OutcomeUnknown,
+    StoreUnavailable,
+    Unavailable,
+    WrongGeneration,
+)
+from service.idempotency import another_body, new_key
 from service.replica import Served
 from service.store import snapshots
-from service.store.log import LogId, append_command
+from service.store.appending import append_command
+from service.store.log import LogId
 from service.web import Web
 
 LOOK = 0.01  # seconds between looks at whether it is done
@@ -45,7 +54,7 @@ def order(
 
     `key` is the request's Idempotency-Key. Raises Problem and StoreError.
     """
-    token = (key or uuid.uuid4().hex).encode()
+    token = (key or new_key()).encode()
     try:
         log_id = append_command(
             here.links.mine(),
@@ -58,6 +67,8 @@ def order(
             hyperparameters=hyperparameters,
             blobs=here.settings.checkpoints,
         )
+    except KeyUsed:
+        raise another_body() from None
     except WrongGeneration as error:
         raise NotFound(str(error)) from error
     except StoreUnavailable as error:

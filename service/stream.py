@@ -6,53 +6,26 @@ the first try, and several tries at once share the work: no line is appended twi
 """
 
 import hashlib
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from operator import itemgetter
 from typing import IO, Any
 
-from pydantic import ValidationError
-
-from service.errors import (
-    BadRequest,
-    Conflict,
-    Invalid,
-    Problem,
-    StoreError,
-    TooLarge,
-    TooManyRequests,
-    Unavailable,
-)
-from service.feedback import (
-    NO_PREDICTION,
-    Draft,
-    Outcome,
-    PredictionGone,
-    Request,
-    Seen,
-    another_body,
-    encode,
-    new_key,
-)
+from service.drafts import Draft, PredictionGone
+from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests, Unavailable
+from service.feedback import Outcome
+from service.idempotency import Request, Seen, another_body, new_key
+from service.lines import line_blocks
+from service.reading import Reading, read
 from service.replica import Served
-from service.schemas import Observation, problem
-from service.store.log import keep, kept
+from service.store.appending import keep, kept
 from service.store.messages import Result
-from service.store.pending import Awaiting
 from service.web import Web
 
-LINES_AT_ONCE = 1000
-SMALLEST_READ, LARGEST_READ = 2**10, 2**18  # bytes
 ERRORS_TOLD = 100
-DRAIN_SECONDS, DRAIN_PAUSE = (
-    5.0,
-    0.2,
-)  # for the rest of a stream that is answered early, and for its next bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,32 +59,6 @@ class Progress:
             *(int(lines), digest, int(appended), int(duplicates), int(rejected)),
             *(int(learned), float(loss), done == "1"),
         )
-
-
-@dataclass(slots=True)
-class Reading:
-    """Some lines as they were read: what is to be appended (None: nothing), and (line number, why) of the refused."""
-
-    draft: Draft | None
-    refused: list[tuple[int, str]]
-
-
-def drain(stream: IO[bytes], connection: socket.socket | None) -> None:
-    """Read what still comes of a stream that is answered early, for some seconds at most, and forget it.
-
-    A connection that is closed with bytes unread is reset, and the client would never see the answer.
-    """
-    if connection is None:
-        return
-    deadline = time.monotonic() + DRAIN_SECONDS
-    connection.settimeout(DRAIN_PAUSE)
-    try:
-        while time.monotonic() < deadline and stream.read(LARGEST_READ):
-            pass
-    except OSError:
-        return
-    finally:
-        connection.settimeout(None)
 
 
 def feed_stream(
@@ -175,7 +122,7 @@ class Lesson:
         while lines:
             hashed = self._hash.copy()
             hashed.update(b"\n".join(lines) + b"\n")
-            reading = self._read(number, lines)
+            reading = read(self._here.feedback, self._served, number, lines)
             after = self._after(reading, number + len(lines) - 1, hashed.hexdigest())
             try:
                 outcome = self._append(reading, after)
@@ -218,58 +165,6 @@ class Lesson:
         with self._scores:
             self._learned, self._loss = ahead.learned, ahead.loss
 
-    def _read(self, number: int, lines: list[bytes]) -> Reading:
-        observations, numbers, refused = [], [], []
-        for offset, line in enumerate(lines):
-            if line and not line.isspace():
-                try:
-                    observations.append(Observation.model_validate_json(line))
-                    numbers.append(number + offset)
-                except ValidationError as error:
-                    refused.append((number + offset, problem(error).detail))
-        found = self._here.feedback.look_up(self._served, observations)
-        for row in sorted((row for row, known in found.items() if known is None), reverse=True):
-            refused.append((numbers[row], f"/id: {NO_PREDICTION}"))
-        return self._encoded(observations, numbers, found, refused)
-
-    def _encoded(
-        self,
-        observations: list[Observation],
-        numbers: list[int],
-        found: dict[int, int | Awaiting | None],
-        refused: list[tuple[int, str]],
-    ) -> Reading:
-        """Encode all at once; where a row is bad, each alone, to find the bad ones."""
-        good = [row for row in range(len(observations)) if found.get(row, 0) is not None]
-        for attempt in range(2):
-            if not good:
-                return Reading(None, refused)
-            known = {place: have for place, row in enumerate(good) if (have := found.get(row)) is not None}
-            try:
-                return Reading(encode(self._served, [observations[row] for row in good], known), refused)
-            except Invalid:
-                assert attempt == 0
-                good = [
-                    row
-                    for row in good
-                    if self._is_good(observations[row], numbers[row], found.get(row), refused)
-                ]
-        raise AssertionError
-
-    def _is_good(
-        self,
-        observation: Observation,
-        number: int,
-        known: int | Awaiting | None,
-        refused: list[tuple[int, str]],
-    ) -> bool:
-        try:
-            encode(self._served, [observation], {} if known is None else {0: known}, "")
-        except Invalid as error:
-            refused.append((number, error.detail))
-            return False
-        return True
-
     # -- appending -------------------------------------------------------------------------------------------
 
     def _append(self, reading: Reading, after: Callable[[int, int], Progress]) -> Outcome | Seen:
@@ -289,9 +184,9 @@ class Lesson:
             self._expected.add(token)
             self._here.waiting.expect(token, self)
         outcome = self._append_when_there_is_room(draft, request, wants_result)
-        if isinstance(outcome, Outcome) and outcome.rows:
+        if isinstance(outcome, Outcome):
             self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
-        else:
+        if isinstance(outcome, Seen) or not outcome.rows:
             self._forget(token)
         return outcome
 
@@ -405,44 +300,9 @@ class Lesson:
                 loss=self._loss,
                 done=True,
             )
-        value = Seen(self._newest.position, done.to_bytes()).to_bytes()
+        value = Seen(self._newest.position, done.to_bytes())
         with suppress(StoreError):
             keep(
-                self._here.links.mine(),
-                self._served.name,
-                self._served.generation,
-                self._key.encode(),
-                value,
+                *(self._here.links.mine(), self._served.name, self._served.generation, self._key.encode()),
+                *(self._newest.to_bytes(), value.to_bytes(), self._here.settings.answer_bytes),
             )
-
-
-def line_blocks(stream: IO[bytes], length: int | None, longest: int) -> Iterator[tuple[int, list[bytes]]]:
-    """The lines of a stream in blocks, each with the number of its first line, from 1.
-
-    `length` is how many bytes were announced: a stream that ends before was cut, perhaps in the middle of a line.
-    Raises TooLarge for a line of more than `longest` bytes, BadRequest for a stream that was cut.
-
-    The server hands bytes over only when as many are there as were asked for. So a read asks for twice as much as
-    the one before where that came at once, and for little where the stream is slow.
-    """
-    number, rest, size, received = 1, b"", SMALLEST_READ, 0
-    while True:
-        started = time.monotonic()
-        try:
-            chunk = stream.read(size)
-        except OSError as error:  # also what gunicorn raises for chunks that end early
-            raise BadRequest(f"the stream was cut: {error}") from error
-        received += len(chunk)
-        if not chunk and length is not None and received < length:
-            raise BadRequest(f"the stream was cut: {received} bytes came of {length}")
-        size = min(2 * size, LARGEST_READ) if time.monotonic() - started < 0.005 else SMALLEST_READ
-        *lines, rest = (rest + chunk).split(b"\n")
-        if not chunk and rest:
-            lines, rest = [*lines, rest], b""
-        if len(rest) > longest or any(len(line) > longest for line in lines):
-            raise TooLarge(f"a line of more than {longest} bytes (FRESHET_MAX_LINE_BYTES)")
-        for start in range(0, len(lines), LINES_AT_ONCE):
-            yield number + start, lines[start : start + LINES_AT_ONCE]
-        number += len(lines)
-        if not chunk:
-            return

@@ -8,13 +8,13 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 
 from model import ModelSpec, OnlineModel
-from service.commands import Sources, obey
-from service.errors import LogGap, NotFound, StoreError
+from service.commands import Sources
+from service.errors import NotFound, StoreError
+from service.replay import entries, follows, take
 from service.store import checkpoints, models, snapshots
 from service.store.connection import Link
-from service.store.log import START, Entry, LogId, read_after
+from service.store.log import START, LogId, read_after
 
-ENTRIES_AT_ONCE = 256
 LINK_SECONDS = 30.0  # for states of large models
 
 
@@ -73,45 +73,22 @@ def _states(link: Link, name: str) -> Iterator[_State]:
 def _within_log(link: Link, name: str, states: list[_State]) -> list[_State]:
     """The states after which the log has not been trimmed, and the newest in any case."""
     for place, state in enumerate(states[:-1]):
-        entries = read_after(link, name, state.log_id, 1)
-        if entries and _follows(state.log_id, entries[0]):
+        first = read_after(link, name, state.log_id, 1)
+        if first and follows(state.log_id, first[0]):
             return states[place:]
     return states[-1:]
-
-
-def _follows(log_id: LogId, entry: Entry) -> bool:
-    if entry.command is None:
-        return log_id.position + len(entry.block) == entry.log_id.position
-    return entry.log_id == (log_id.position, log_id.command + 1)
 
 
 def _replay(link: Link, name: str, spec: ModelSpec, start: _State, end: _State) -> Span:
     """Replay from one state to another, and compare."""
     model = OnlineModel(spec) if start.state is None else OnlineModel.from_bytes(start.state)
     try:
-        for entry in _entries(link, name, start.log_id, end.log_id):
-            if entry.command is None:
-                block = entry.block
-                model.learn(block.features, block.labels, block.weights, block.served)
-            else:
-                model = obey(model, entry, Sources(link, name))
+        for entry in entries(link, name, start.log_id, end.log_id):
+            model = take(model, entry, Sources(link, name))
     except StoreError as error:  # what a command named is gone by now, or the log was trimmed meanwhile
         return Span(start.log_id, end.log_id, gap=str(error))
     assert end.state is not None
     return Span(start.log_id, end.log_id, difference(end.state, model.to_bytes()))
-
-
-def _entries(link: Link, name: str, after: LogId, to: LogId) -> Iterator[Entry]:
-    """The entries after one log id up to and with another. Raises LogGap."""
-    while after < to:
-        entries = [entry for entry in read_after(link, name, after, ENTRIES_AT_ONCE) if entry.log_id <= to]
-        if not entries:
-            raise LogGap(f"the log has nothing between {after} and {to}")
-        for entry in entries:
-            if not _follows(after, entry):
-                raise LogGap(f"after {after} comes {entry.log_id}")
-            yield entry
-            after = entry.log_id
 
 
 def difference(kept: bytes, replayed: bytes) -> str:

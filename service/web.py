@@ -8,9 +8,11 @@ from typing import Any, cast
 from flask import Response, current_app, request
 from pydantic_core import to_json
 
-from service.errors import Unavailable, WrongMediaType
+from service.errors import Invalid, Unavailable, WrongMediaType
 from service.feedback import Feedback
-from service.replica import Replicas, Served
+from service.idempotency import NAME
+from service.replica import Served
+from service.replicas import Replicas
 from service.settings import Settings
 from service.store.connection import Links
 from service.waiting import Waiting
@@ -38,7 +40,7 @@ class Web:
     def served(self, name: str) -> Served:
         """The model of this name. Raises NotFound; Unavailable if this process could not ask Redis yet."""
         if not self.replicas.ready:
-            raise Unavailable("this process has not reached Redis yet", retry_after=1)
+            raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
         return self.replicas.get(name, self.links.mine())
 
 
@@ -54,6 +56,14 @@ def json_body() -> bytes:
             f"send application/json, not {request.mimetype or 'nothing'}; curl: -H 'Content-Type: application/json'"
         )
     return request.get_data(cache=False)
+
+
+def idempotency_key() -> str | None:
+    """The key that the current request brings. Raises Invalid."""
+    key = request.headers.get(NAME)
+    if key is not None and not 1 <= len(key) <= 128:
+        raise Invalid(f"{NAME}: 1 to 128 characters", [(NAME, "1 to 128 characters")])
+    return key
 
 
 def answer(body: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:

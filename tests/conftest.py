@@ -11,7 +11,7 @@ from tests.harness import Server, running
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running server; each test uses models of its own names."""
-    with running(tmp_path_factory.mktemp("server"), web_workers=2) as started:
+    with running(tmp_path_factory.mktemp("server"), web_workers=2, trainers=1) as started:
         yield started
 
 

@@ -52,14 +52,17 @@ class Api:
 
 
 class Server:
-    """One `freshet serve`, which can be started again on the same data folder and port."""
+    """One `freshet serve`, which can be started again on the same data folder and port.
+
+    It has no trainer unless `trainers` says so: few tests need one.
+    """
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         self.port = free_port()
         self.environment = clean_environment() | {
-            f"FRESHET_{name.upper()}": str(value) for name, value in settings.items()
+            f"FRESHET_{name.upper()}": str(value) for name, value in {"trainers": 0, **settings}.items()
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.api = Api(self.port)

@@ -8,10 +8,9 @@ from flask import Blueprint, Response
 from pydantic import Field
 
 from service.ordering import order
-from service.routes.feedback import idempotency_key
 from service.schemas import Strict, parse
 from service.store import checkpoints
-from service.web import answer, json_body, web
+from service.web import answer, idempotency_key, json_body, web
 
 routes = Blueprint("checkpoints", __name__)
 

@@ -6,13 +6,14 @@ from typing import Any
 from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
-from service.errors import Invalid, Problem
+from service.errors import Problem
 from service.feedback import Outcome, Repetition
+from service.lines import drain
 from service.replica import Served
 from service.routes.predict import check_rows
 from service.schemas import parse_feedback
-from service.stream import drain, feed_stream
-from service.web import answer, json_body, web
+from service.stream import feed_stream
+from service.web import answer, idempotency_key, json_body, web
 
 routes = Blueprint("feedback", __name__)
 ANSWER_BYTES = 1024
@@ -44,14 +45,6 @@ def feedback(name: str) -> Response:
     if key is not None and outcome.applied and outcome.rows:
         here.feedback.keep_answer(served, key, _kept(body))
     return answer(body, status)
-
-
-def idempotency_key() -> str | None:
-    """The request's Idempotency-Key. Raises Invalid."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 1 <= len(key) <= 128:
-        raise Invalid("Idempotency-Key: 1 to 128 characters", [("Idempotency-Key", "1 to 128 characters")])
-    return key
 
 
 def _prefix(raw: bytes) -> str:

@@ -16,12 +16,11 @@ from service.ordering import order
 from service.replica import Served
 from service.retraining import Retraining
 from service.routes import retrain
-from service.routes.feedback import idempotency_key
 from service.routes.predict import position
 from service.schedules import Schedule
 from service.schemas import Strict, parse, problem
 from service.store import models, pending, snapshots
-from service.web import Web, answer, json_body, web
+from service.web import Web, answer, idempotency_key, json_body, web
 
 routes = Blueprint("models", __name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

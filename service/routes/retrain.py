@@ -1,7 +1,6 @@
 """Retraining: starting a job for a model."""
 
 import hashlib
-import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -16,15 +15,15 @@ from service.errors import (
     Unavailable,
     WrongGeneration,
 )
+from service.idempotency import another_body, new_key
 from service.logs import log
 from service.replica import Served
 from service.retraining import Retraining, start_of
-from service.routes.feedback import idempotency_key
 from service.routes.jobs import told
 from service.schemas import parse
 from service.store import jobs, models
 from service.store.jobs import Attempt
-from service.web import Web, answer, json_body, web
+from service.web import Web, answer, idempotency_key, json_body, web
 
 routes = Blueprint("retrain", __name__)
 
@@ -63,7 +62,7 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
 def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
     """Start a job and hand it to the trainers. `key` is the request's Idempotency-Key, `raw` its body."""
     link, name = here.links.mine(), served.name
-    token = key or uuid.uuid4().hex
+    token = key or new_key()
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = hashlib.sha256(raw).hexdigest()
     try:
@@ -79,8 +78,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
             token=token,
         ) from error
     if started.outcome == "different":
-        detail = "was used with another body"
-        raise Invalid(f"this Idempotency-Key {detail}", [("Idempotency-Key", detail)])
+        raise another_body()
     if started.outcome == "busy":
         where = url_for("jobs.describe", job_id=started.id)
         raise Conflict(f"a job of this model is under way: {where}", job=where)

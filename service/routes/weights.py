@@ -6,9 +6,8 @@ from flask import Blueprint, Response, request
 
 from service.errors import WrongMediaType
 from service.ordering import order
-from service.routes.feedback import idempotency_key
 from service.routes.predict import replica_at
-from service.web import answer, web
+from service.web import answer, idempotency_key, web
 from service.weights import checked, written
 
 routes = Blueprint("weights", __name__)

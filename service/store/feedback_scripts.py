@@ -1,9 +1,11 @@
-"""The Lua scripts of feedback and of predictions that await their label. Check first, write last.
+"""The Lua scripts of feedback: appending, and what is kept with the key of a request. Check first, write last.
 
 What was seen (observation ids, appends' tokens) stands in four hashes that are filled in turn: each
 takes what comes within a third of the remembered observations, and when the next one begins, the oldest of all is
 dropped. So everything is remembered for at least that many observations, without a sorted set and without trimming.
-Fields: `i<id>` -> position; `t<key>` -> position and record of a request.
+Fields: `i<id>` -> position; `t<key>` -> position and record of a request that appended something, a command too. The
+key of one that appended nothing (all its observations were duplicates) stands among the answers, which are bounded in
+bytes: no position passes with it.
 """
 
 from service.store.scripts import Script
@@ -14,41 +16,72 @@ SEEN = 4
 BUCKETS = 32
 """Of the distribution of a label's delay: bucket i ends at 2**(i - 5) seconds, the last one is open."""
 
+# In Lua: `kept(seen, answers, segment, key)`: the position and record that are kept with a key, and whether it has
+# appended something; nil if nothing is kept. `seen` and `answers` are places in KEYS. An answer is a JSON object.
+KEPT_WITH = f"""
+local function kept(seen, answers, segment, key)
+  local field = 't' .. key
+  for age = 0, {SEEN - 1} do
+    local value = redis.call('HGET', KEYS[seen + (segment - age) % {SEEN}], field)
+    if value then return value, true end
+  end
+  for slot = 0, 1 do
+    local value = redis.call('HGET', KEYS[answers + slot], key)
+    if value and string.sub(value, 1, 1) ~= '{{' then return value, false end
+  end
+end
+"""
+
+# In Lua: `keep_answer(answers, slot, bytes, key, value, most)`: write to one of two hashes that are filled in turn,
+# each with about `most` bytes. `slot` and `bytes` are what meta holds of them.
+_KEEP_ANSWER = """
+local function keep_answer(answers, slot, bytes, key, value, most)
+  slot, bytes = tonumber(slot or 0), tonumber(bytes or 0)
+  if bytes >= tonumber(most) then
+    slot, bytes = 1 - slot, 0
+    redis.call('UNLINK', KEYS[answers + slot])
+  end
+  redis.call('HSET', KEYS[answers + slot], key, value)
+  redis.call('HSET', KEYS[1], 'answers', slot, 'answers_bytes', bytes + #key + #value + 40)
+end
+"""
+
 # Append a block of observations.
 # KEYS: meta, log, seen (4), lease, awaiting, awaiting times, awaiting counts, answers (2).
 # ARGV: generation, token, rows, block, web (who waits, or ""), observations until the next hash of what was seen
 #   begins, record (kept with the key), what the caller knows to be kept with it ("": nothing), step of the caller's
 #   replica, most observations that may be unapplied, time to live of predictions (ms),
 #   for each row "1" if it joins the prediction that awaits its label, else "0" ("": none joins),
-#   `t<key>`, then `i<id>` for each row ("": none), or nothing if no row has one.
+#   key, then `i<id>` for each row ("": none), or nothing if no row has one.
 # -> {"appended", position} | {"seen", what is kept with the key, answer or ""}
 #   | {"duplicates", row, position, row, position, ...} | {"unknown", row, ...}: no prediction awaits these labels
 #   | {"awaiting", row, prediction, ...}: these rows do not join, but a prediction awaits their label
 #   | {"lag", unapplied observations} | {"gone"}
-APPEND = Script(f"""
+APPEND = Script(
+    KEPT_WITH
+    + f"""
 local FIRST = 13
 local model = redis.call('HMGET', KEYS[1], 'generation', 'position', 'bytes', 'segment', 'since')
 if model[1] ~= ARGV[1] then return {{'gone'}} end
 local segment = tonumber(model[4] or 0)
-local known
-local duplicates = {{'duplicates'}}
-for age = 0, {SEEN - 1} do
-  local key = KEYS[3 + (segment - age) % {SEEN}]
-  local found = redis.call('HMGET', key, unpack(ARGV, FIRST))
-  known = known or found[1]
-  for row = 2, #found do
-    if found[row] then
-      duplicates[#duplicates + 1] = row - 2
-      duplicates[#duplicates + 1] = found[row]
-    end
-  end
-end
+local known, appended = kept(3, 11, segment, ARGV[FIRST])
 if known and known ~= ARGV[8] then
-  local key = string.sub(ARGV[FIRST], 2)
-  local answer = redis.call('HGET', KEYS[11], key) or redis.call('HGET', KEYS[12], key)
+  local answer = appended and (redis.call('HGET', KEYS[11], ARGV[FIRST]) or redis.call('HGET', KEYS[12], ARGV[FIRST]))
   return {{'seen', known, answer or ''}}
 end
-if #duplicates > 1 then return duplicates end
+if #ARGV > FIRST then
+  local duplicates = {{'duplicates'}}
+  for age = 0, {SEEN - 1} do
+    local found = redis.call('HMGET', KEYS[3 + (segment - age) % {SEEN}], unpack(ARGV, FIRST + 1))
+    for row = 1, #found do
+      if found[row] then
+        duplicates[#duplicates + 1] = row - 1
+        duplicates[#duplicates + 1] = found[row]
+      end
+    end
+  end
+  if #duplicates > 1 then return duplicates end
+end
 
 local joined, delays, freed = {{}}, {{}}, 0
 local time = redis.call('TIME')
@@ -98,7 +131,7 @@ redis.call('XADD', KEYS[2], written .. '-0', 't', ARGV[2], 'w', ARGV[5], 's', by
   'g', string.sub(ARGV[1], 1, 8), 'b', ARGV[4])
 redis.call('HSET', KEYS[1], 'position', written, 'commands', 0, 'bytes', bytes,
   'segment', segment, 'since', string.format('%.0f', since))
-redis.call('HSET', here, ARGV[FIRST], written .. ' ' .. ARGV[7])
+redis.call('HSET', here, 't' .. ARGV[FIRST], written .. ' ' .. ARGV[7])
 local fields = {{}}
 for argument = FIRST + 1, #ARGV do
   if ARGV[argument] ~= '' then
@@ -122,149 +155,51 @@ if #joined > 0 then
   end
 end
 return {{'appended', written}}
-""")
+"""
+)
 
-# Keep with the key of a stream how far it has come.
-# KEYS: meta, seen (4). ARGV: generation, field, value.
-# -> 1, or 0 if the model is gone.
-KEEP = Script(f"""
-local model = redis.call('HMGET', KEYS[1], 'generation', 'segment')
-if model[1] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[2 + tonumber(model[2] or 0) % {SEEN}], ARGV[2], ARGV[3])
-return 1
-""")
+# Keep with a key what came of its request: all of a request that appended nothing, how far a stream has come.
+# KEYS: meta, seen (4), answers (2).
+# ARGV: generation, key, what the caller knows to be kept with it ("": nothing), value, most bytes of one hash of
+#   answers.
+# -> {"kept"} | {"seen", value}: something else is kept with it, and stays | {"gone"}
+KEEP = Script(
+    KEPT_WITH
+    + _KEEP_ANSWER
+    + f"""
+local model = redis.call('HMGET', KEYS[1], 'generation', 'segment', 'answers', 'answers_bytes')
+if model[1] ~= ARGV[1] then return {{'gone'}} end
+local segment = tonumber(model[2] or 0)
+local known, appended = kept(2, 6, segment, ARGV[2])
+if known and known ~= ARGV[3] and known ~= ARGV[4] then return {{'seen', known}} end
+if appended then
+  redis.call('HSET', KEYS[2 + segment % {SEEN}], 't' .. ARGV[2], ARGV[4])
+else
+  keep_answer(6, model[3], model[4], ARGV[2], ARGV[4], ARGV[5])
+end
+return {{'kept'}}
+"""
+)
 
-# Keep the answer to the request with a key, in two hashes that are filled in turn.
+# Keep the answer to a request with a key that appended something.
 # KEYS: meta, answers (2). ARGV: generation, key, answer, most bytes of one hash.
 # -> 1, or 0 if the model is gone.
-KEEP_ANSWER = Script("""
+KEEP_ANSWER = Script(
+    _KEEP_ANSWER
+    + """
 local model = redis.call('HMGET', KEYS[1], 'generation', 'answers', 'answers_bytes')
 if model[1] ~= ARGV[1] then return 0 end
-local slot, bytes = tonumber(model[2] or 0), tonumber(model[3] or 0)
-if bytes >= tonumber(ARGV[4]) then
-  slot, bytes = 1 - slot, 0
-  redis.call('UNLINK', KEYS[2 + slot])
-end
-redis.call('HSET', KEYS[2 + slot], ARGV[2], ARGV[3])
-redis.call('HSET', KEYS[1], 'answers', slot, 'answers_bytes', bytes + #ARGV[2] + #ARGV[3] + 40)
+keep_answer(2, model[2], model[3], ARGV[2], ARGV[3], ARGV[4])
 return 1
-""")
-
-# What is kept in one field. KEYS: meta, seen (4). ARGV: field. -> the value, or nil.
-KEPT = Script(f"""#!lua flags=no-writes
-local segment = tonumber(redis.call('HGET', KEYS[1], 'segment') or 0)
-for age = 0, {SEEN - 1} do
-  local value = redis.call('HGET', KEYS[2 + (segment - age) % {SEEN}], ARGV[1])
-  if value then return value end
-end
-return false
-""")
-
-# What stands for ids whose observations come without features.
-# KEYS: seen (4), awaiting. ARGV: time to live (ms), `i<id>` for each.
-# -> for each id its position if it was appended, else the prediction that awaits its label, else nil; after it 1 if it
-#   is a position, else 0.
-LOOK_UP = Script(f"""#!lua flags=no-writes
-local answer = {{}}
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local awaiting = redis.call('HMGET', KEYS[{SEEN + 1}], unpack(ARGV, 2))
-for row = 1, #awaiting do
-  local value = awaiting[row]
-  if value and now - tonumber(string.sub(value, 1, 13)) >= tonumber(ARGV[1]) then value = false end
-  answer[2 * row - 1], answer[2 * row] = value, 0
-end
-for slot = 1, {SEEN} do
-  local found = redis.call('HMGET', KEYS[slot], unpack(ARGV, 2))
-  for row = 1, #found do
-    if found[row] then answer[2 * row - 1], answer[2 * row] = found[row], 1 end
-  end
-end
-return answer
-""")
-
-# In Lua: `drop(ids, count)`: forget predictions, counted as `count`. For the keys awaiting, awaiting times and counts.
-_DROP = """
-local function drop(first, last, limit, count)
-  local dropped = 0
-  while true do
-    local ids = redis.call('ZRANGEBYSCORE', KEYS[2], first, last, 'LIMIT', 0, math.min(limit - dropped, 1000))
-    if #ids == 0 then return dropped end
-    local freed = 0
-    local values = redis.call('HMGET', KEYS[3], unpack(ids))
-    for place, value in ipairs(values) do freed = freed + #ids[place] + #(value or '') end
-    redis.call('HDEL', KEYS[3], unpack(ids))
-    redis.call('ZREM', KEYS[2], unpack(ids))
-    redis.call('HINCRBY', KEYS[4], 'bytes', -freed)
-    redis.call('HINCRBY', KEYS[4], count, #ids)
-    dropped = dropped + #ids
-    if dropped >= limit then return dropped end
-  end
-end
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-"""
-OVERHEAD = 160
-"""Bytes that a prediction takes in Redis besides its id and its value."""
-
-# Remember predictions until their labels come. The expired go first, then the oldest.
-# KEYS: meta, awaiting times, awaiting, awaiting counts.
-# ARGV: generation, time to live (ms), most bytes, then id, prediction, id, prediction, ...
-# -> how many await their label now, or nil if the model is gone.
-REMEMBER = Script(
-    _DROP
-    + f"""
-if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return false end
-local ids, values, scores, bytes = {{}}, {{}}, {{}}, 0
-for argument = 4, #ARGV, 2 do ids[#ids + 1] = ARGV[argument] end
-local replaced = redis.call('HMGET', KEYS[3], unpack(ids))
-for place, value in ipairs(replaced) do
-  local new = string.format('%013.0f', now) .. ARGV[2 * place + 3]
-  bytes = bytes + #new + (value and -#value or #ids[place])
-  values[#values + 1], values[#values + 2] = ids[place], new
-  scores[#scores + 1], scores[#scores + 2] = string.format('%.0f', now), ids[place]
-  if #values >= 4000 then
-    redis.call('HSET', KEYS[3], unpack(values))
-    redis.call('ZADD', KEYS[2], unpack(scores))
-    values, scores = {{}}, {{}}
-  end
-end
-if #values > 0 then
-  redis.call('HSET', KEYS[3], unpack(values))
-  redis.call('ZADD', KEYS[2], unpack(scores))
-end
-redis.call('HINCRBY', KEYS[4], 'remembered', #ids)
-redis.call('HINCRBY', KEYS[4], 'bytes', bytes)
-drop('-inf', string.format('%.0f', now - tonumber(ARGV[2])), 10000, 'expired')
-local most = tonumber(ARGV[3])
-while true do
-  local count = redis.call('ZCARD', KEYS[2])
-  local taken = tonumber(redis.call('HGET', KEYS[4], 'bytes')) + {OVERHEAD} * count
-  if taken <= most then return count end
-  drop('-inf', '+inf', math.max(1, math.floor(count * (taken - most) / taken)), 'displaced')
-end
 """
 )
 
-# Forget expired predictions, at most 10,000. KEYS: meta, awaiting times, awaiting, awaiting counts.
-# ARGV: generation, time to live (ms). -> how many were forgotten.
-EXPIRE = Script(
-    "#!lua flags=allow-oom"
-    + _DROP
+# What is kept with a key: position and record. KEYS: meta, seen (4), answers (2). ARGV: key. -> the value, or nil.
+KEPT = Script(
+    "#!lua flags=no-writes"
+    + KEPT_WITH
     + """
-if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
-return drop('-inf', string.format('%.0f', now - tonumber(ARGV[2])), 10000, 'expired')
+local value = kept(2, 6, tonumber(redis.call('HGET', KEYS[1], 'segment') or 0), ARGV[1])
+return value or false
 """
 )
-
-# How predictions and labels found each other. KEYS: awaiting times, awaiting counts. ARGV: time to live (ms).
-# -> {predictions that await their label, expired that are still there, field, value, field, value, ...}
-COUNTS = Script("""#!lua flags=no-writes
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local expired = redis.call('ZCOUNT', KEYS[1], '-inf', string.format('%.0f', now - tonumber(ARGV[1])))
-local answer = redis.call('HGETALL', KEYS[2])
-table.insert(answer, 1, expired)
-table.insert(answer, 1, redis.call('ZCARD', KEYS[1]) - expired)
-return answer
-""")

@@ -4,7 +4,8 @@ States: queued, running, succeeded, failed, cancelled. A model has one job that 
 `meta`, and there every change is checked against it.
 """
 
-from service.store.scripts import _APPEND_COMMAND, Script
+from service.store.command_scripts import APPEND_COMMAND
+from service.store.scripts import Script
 
 HISTORY = 20
 """Jobs of a model that are remembered."""
@@ -157,7 +158,7 @@ return 1
 )
 
 # Promote a candidate and so end the job: the command, its blob and the job's end are one.
-# KEYS: meta, job, log, tokens, blobs.
+# KEYS: meta, job, log, blobs.
 # ARGV: id, attempt, generation, token, command (JSON), candidate, its position, positions it may be behind,
 #   result (JSON), most blobs, log id of the last entry that the trainer has read.
 # -> {"appended", log id} | {"behind"}: read on, also where weights were replaced since
@@ -166,7 +167,7 @@ PROMOTE = Script(
     _NOW
     + _END
     + _MINE
-    + _APPEND_COMMAND
+    + APPEND_COMMAND
     + """
 local generation, position, commands = unpack(redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands'))
 if generation ~= ARGV[3] or not mine('running') then return {'late'} end
@@ -176,12 +177,12 @@ if redis.call('HGET', KEYS[2], 'cancel') then
 end
 if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind'} end
 local at, number = string.match(ARGV[11], '(%d+)-(%d+)')
-for _, blob in ipairs(redis.call('HKEYS', KEYS[5])) do
+for _, blob in ipairs(redis.call('HKEYS', KEYS[4])) do
   local place, command = string.match(blob, '(%d+)-(%d+):')
   if tonumber(place) + tonumber(command) / 1024 > tonumber(at) + tonumber(number) / 1024 then return {'behind'} end
 end
-if tonumber(commands) >= 1023 or redis.call('HLEN', KEYS[5]) >= tonumber(ARGV[10]) then return {'full'} end
-local id = append_command(KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
+if tonumber(commands) >= 1023 or redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[10]) then return {'full'} end
+local id = append_command(KEYS[1], KEYS[3], KEYS[4], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 redis.call('HSET', KEYS[2], 'result', ARGV[9], 'log_id', id)
 finish(KEYS[1], KEYS[2], 'succeeded', '')
 return {'appended', id}

@@ -176,7 +176,7 @@ class Attempt:
         command = {"do": "promote", "job": self.id, "position": position}
         outcome, *rest = link.run(
             job_scripts.PROMOTE,
-            [*self._keys, keys.log(self.name), keys.tokens(self.name), keys.blobs(self.name)],
+            [*self._keys, keys.log(self.name), keys.blobs(self.name)],
             [
                 *(self.id, self.number, generation, f"promote:{self.id}", json.dumps(command), candidate),
                 *(position, behind, json.dumps(result), 2 * blobs, str(read)),

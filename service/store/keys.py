@@ -29,13 +29,8 @@ def seen(name: str) -> list[bytes]:
 
 
 def answers(name: str) -> list[bytes]:
-    """Hashes that are filled in turn: Idempotency-Key -> what was answered."""
+    """Hashes that are filled in turn: Idempotency-Key -> the answer; of a request that appended nothing, its record."""
     return [_key(name, f"answers:{slot}") for slot in range(2)]
-
-
-def tokens(name: str) -> bytes:
-    """Sorted set: a command's token -> position of its entry."""
-    return _key(name, "tokens")
 
 
 def awaiting(name: str) -> bytes:
@@ -105,6 +100,6 @@ def results(web: str) -> bytes:
 
 def all_of(name: str) -> list[bytes]:
     """Every key of a model, except those of its jobs."""
-    parts = (meta, log, tokens, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
+    parts = (meta, log, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
     retraining = (blobs, checkpoints, checkpoint_states, schedule, jobs)
     return [part(name) for part in parts + retraining] + seen(name) + answers(name)

@@ -8,7 +8,8 @@ import numpy as np
 from service.errors import WrongGeneration
 from service.store import keys
 from service.store.connection import Link
-from service.store.feedback_scripts import BUCKETS, COUNTS, EXPIRE, LOOK_UP, REMEMBER
+from service.store.feedback_scripts import BUCKETS
+from service.store.pending_scripts import COUNTS, EXPIRE, LOOK_UP, REMEMBER
 
 Array = np.ndarray
 

@@ -1,6 +1,6 @@
 """The Lua scripts. Each lists its KEYS and ARGV, checks everything first and writes last: Lua has no rollback.
 
-A log id `<position>-<k>` is kept in a sorted set as the score position + k / 1024, which a double holds exactly.
+Log ids `<position>-<k>` are compared as the number position + k / 1024, which a double holds exactly.
 """
 
 import hashlib
@@ -59,47 +59,6 @@ redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
 return 1
 """)
-
-# Append a command, with the blob that it names. In Lua: `append_command(meta, log, tokens, blobs, token,
-# command, blob, from)`. The blob's field is `<log id>:<from>`: of the log, what came after the position `from` is
-# kept until the command is in a snapshot; "" is the command's own position.
-_APPEND_COMMAND = """
-local function append_command(meta, log, tokens, blobs, token, command, blob, from)
-  local model = redis.call('HMGET', meta, 'position', 'commands', 'bytes')
-  local commands = tonumber(model[2]) + 1
-  local id = model[1] .. '-' .. string.format('%.0f', commands)
-  redis.call('XADD', log, id, 't', token, 'w', '', 's', model[3], 'm', redis.call('TIME')[1], 'c', command)
-  redis.call('HSET', meta, 'commands', commands)
-  redis.call('ZADD', tokens, tonumber(model[1]) + commands / 1024, token)
-  if blob ~= '' then redis.call('HSET', blobs, id .. ':' .. (from == '' and model[1] or from), blob) end
-  return id
-end
-"""
-
-# KEYS: meta, log, tokens, blobs, checkpoint states.
-# ARGV: generation, token, command (JSON), blob ("": none), checkpoint whose state is the blob ("": none),
-#   most blobs, hyperparameters that it changes (JSON object; "": none).
-# -> {"appended", log id} | {"seen", score} | {"full"} | {"unknown"}: no such checkpoint | {"gone"}
-COMMAND = Script(
-    _APPEND_COMMAND
-    + """
-local model = redis.call('HMGET', KEYS[1], 'generation', 'commands', 'hyperparameters')
-if model[1] ~= ARGV[1] then return {'gone'} end
-local seen = redis.call('ZSCORE', KEYS[3], ARGV[2])
-if seen then return {'seen', seen} end
-local blob = ARGV[4]
-if ARGV[5] ~= '' then blob = redis.call('HGET', KEYS[5], ARGV[5]) end
-if not blob then return {'unknown'} end
-if blob ~= '' and redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[6]) then return {'full'} end
-if tonumber(model[2]) >= 1023 then return {'full'} end
-if ARGV[7] ~= '' then
-  local changed = cjson.decode(model[3] or '{}')
-  for name, value in pairs(cjson.decode(ARGV[7])) do changed[name] = value end
-  redis.call('HSET', KEYS[1], 'hyperparameters', cjson.encode(changed))
-end
-return {'appended', append_command(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[2], ARGV[3], blob, '')}
-"""
-)
 
 # The sizes of 1,000 entries, without their blocks. KEYS: log. ARGV: where to start, as XRANGE takes it.
 # -> {log id, bytes of all blocks up to it, log id, bytes, ...}

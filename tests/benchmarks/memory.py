@@ -18,11 +18,11 @@ from rich.table import Table
 from model import ModelSpec, OnlineModel
 from service import embedded
 from service.blocks import Block
-from service.feedback import new_key
+from service.idempotency import new_key
 from service.settings import Settings
 from service.store import keys, models, pending
+from service.store.appending import Append, Limits, append, keep_answer
 from service.store.connection import Link
-from service.store.log import Append, Limits, append, keep_answer
 
 SPEC = {"task": "binary", "features": 20, "layers": [{"units": 64}, {"units": 32}]}
 NAME = "m"

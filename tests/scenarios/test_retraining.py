@@ -135,7 +135,7 @@ def fed(server: Server, count: int = 3000) -> Iterator[Feeder]:
 
 
 def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_model(folder: Path) -> None:
-    with running(folder, web_workers=2) as server:
+    with running(folder, trainers=1, web_workers=2) as server:
         server.api("PUT", "/v1/models/m", SPEC)
         teach(server, *rows(3000, seed=0))
         X, y = rows(200_000, seed=1, turned=True)
@@ -180,7 +180,7 @@ def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_m
     ],
 )
 def test_a_trainer_that_dies_while(stage: str, folder: Path) -> None:
-    with running(folder, web_workers=1, failpoint=f"job-{stage}:1") as server, fed(server):
+    with running(folder, trainers=1, web_workers=1, failpoint=f"job-{stage}:1") as server, fed(server):
         job = finished(server, started(server))
         assert (server.data_dir / f"failpoint-job-{stage}").exists(), server.log()
         assert (job["state"], job["attempt"]) == ("succeeded", 2), job
@@ -190,7 +190,7 @@ def test_a_trainer_that_dies_while(stage: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_learner_that_dies_at_a_promotion(moment: str, folder: Path) -> None:
-    with running(folder, web_workers=1, failpoint=f"{moment}-promotion:1") as server, fed(server):
+    with running(folder, trainers=1, web_workers=1, failpoint=f"{moment}-promotion:1") as server, fed(server):
         job = finished(server, started(server))
         assert job["result"]["promoted"], job
         wait_until(lambda: (server.data_dir / f"failpoint-{moment}-promotion").exists(), 20, server.log)
@@ -202,7 +202,7 @@ def test_a_learner_that_dies_at_a_promotion(moment: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_trainer_leaves_its_job_to_the_next_within_two_minutes(folder: Path) -> None:
-    with running(folder, web_workers=1) as server, fed(server):
+    with running(folder, trainers=1, web_workers=1) as server, fed(server):
         where = started(server, epochs=1000)
         wait_until(lambda: server.api("GET", where).body["stage"] == "training", 30, server.log)
         os.kill(trainers(server)[0], signal.SIGKILL)
@@ -246,7 +246,7 @@ def test_two_trainers_on_one_redis_share_the_jobs_and_a_missed_schedule_fires_on
 
 @pytest.mark.slow
 def test_a_running_job_keeps_the_log_that_it_needs_within_bounds(folder: Path) -> None:
-    with running(folder, web_workers=1) as server:
+    with running(folder, trainers=1, web_workers=1) as server:
         small = SPEC | {"keep": 400}
         assert server.api("PUT", "/v1/models/m", small).status == 201
         teach(server, *rows(400, seed=0))
@@ -264,7 +264,7 @@ def test_a_running_job_keeps_the_log_that_it_needs_within_bounds(folder: Path) -
 
 @pytest.mark.slow
 def test_a_job_that_would_hold_too_many_bytes_fails_and_the_log_does_not(folder: Path) -> None:
-    with running(folder, web_workers=1) as server:
+    with running(folder, trainers=1, web_workers=1) as server:
         small = SPEC | {"keep": 400, "keep_bytes": 20_000}
         assert server.api("PUT", "/v1/models/m", small).status == 201
         teach(server, *rows(400, seed=0))
@@ -283,7 +283,7 @@ def test_a_job_that_would_hold_too_many_bytes_fails_and_the_log_does_not(folder:
 
 @pytest.mark.slow
 def test_a_job_that_takes_too_long_is_given_up(folder: Path) -> None:
-    with running(folder, web_workers=1, max_job_seconds=2) as server, fed(server):
+    with running(folder, trainers=1, web_workers=1, max_job_seconds=2) as server, fed(server):
         job = finished(server, started(server, epochs=1000, batch_size=1))
         assert (job["state"], job["detail"]) == ("failed", "it took more than 2 s")
         assert not checkpoints(server, "promotion")
@@ -291,7 +291,7 @@ def test_a_job_that_takes_too_long_is_given_up(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_goes_on_through_a_restart_of_redis(folder: Path) -> None:
-    with running(folder, web_workers=1) as server, fed(server):
+    with running(folder, trainers=1, web_workers=1) as server, fed(server):
         where = started(server, epochs=60, learning_rate=0.05)
         wait_until(lambda: server.api("GET", where).body["epoch"] >= 1, 30, server.log)
         server.kill_part("redis")
@@ -302,7 +302,7 @@ def test_a_job_goes_on_through_a_restart_of_redis(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_follows_a_job(folder: Path) -> None:
-    with running(folder, web_workers=1) as server:
+    with running(folder, trainers=1, web_workers=1) as server:
         server.api("PUT", "/v1/models/m", SPEC)
         teach(server, *rows(500, seed=0))
         command = [*FRESHET, "retrain", "m", "--url", server.api.base, "--epochs", "3", "--promote", "always"]
@@ -318,7 +318,7 @@ def test_the_command_line_follows_a_job(folder: Path) -> None:
 
 
 def test_a_log_with_promotions_a_rebuild_and_a_patch_replays_bit_for_bit(folder: Path) -> None:
-    with running(folder, web_workers=1) as server:
+    with running(folder, trainers=1, web_workers=1) as server:
         with fed(server):
             assert finished(server, started(server))["result"]["promoted"]
             other = SPEC | {"layers": [{"units": 16, "dropout": 0.2}], "optimizer": {"name": "adam"}}

@@ -1,12 +1,16 @@
 """What was acknowledged survives SIGKILL of any part; what was not is sent again and counts once."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -110,6 +114,40 @@ def test_a_restart_goes_on_at_the_step_where_it_stopped(server: Server) -> None:
     server.start()
     after = server.api("POST", "/v1/models/m/predict", {"instances": [[1, 2, 3]], "min_step": 500}).body
     assert after == before
+
+
+def test_the_step_does_not_go_back_when_the_web_process_is_restarted(folder: Path) -> None:
+    with running(folder, web_workers=1, snapshot_seconds=600) as server:
+        server.api("PUT", "/v1/models/m", SPEC)
+        feeder = Feeder(server, "m", 600)
+        feeder.start()
+        for least in (150, 300, 450):
+            wait_until(lambda least=least: feeder.acknowledged >= least, 60, server.log)
+            seen = predicted(server)["step"]
+            server.kill_part("web")
+            wait_until(lambda: predicted(server)["step"] >= 0, 20, server.log)
+            assert predicted(server)["step"] >= seen > 0
+        feeder.join(60)
+        server.wait_step("m", 600)
+        before = predicted(server)
+        [learner] = server.pids("learner")
+        os.kill(learner, signal.SIGSTOP)
+        try:
+            server.kill_part("web")
+            wait_until(lambda: predicted(server)["step"] >= 0, 20, server.log)
+            assert predicted(server) == before
+        finally:
+            os.kill(learner, signal.SIGCONT)
+        assert "this process replays the log" in server.log()
+
+
+def predicted(server: Server) -> dict[str, Any]:
+    """What is predicted for a row now; step -1 if nothing is."""
+    with suppress(urllib3.exceptions.HTTPError):
+        answer = server.api("POST", "/v1/models/m/predict", {"instances": [[1, 2, 3]]})
+        if answer.status == 200:
+            return dict(answer.body)
+    return {"step": -1}
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the slow fsync is compiled with gcc")

@@ -99,6 +99,61 @@ def test_another_body_with_the_key_is_refused_and_changes_nothing(api: Api, name
     assert step(api, name) == 11
 
 
+def test_a_key_is_known_although_nothing_but_duplicates_came_with_it(api: Api, name: str) -> None:
+    body = {"observations": [observation(id="a"), observation(id="b"), observation(id="a")]}
+    feed(api, name, body)
+    wait_until(lambda: step(api, name) == 2, 10)
+    duplicates = feed(api, name, body, "k")
+    stream = b"\n".join(json.dumps(row).encode() for row in body["observations"])
+    assert feed(api, name, stream, "s", **STREAM).body["duplicates"] == 3
+    assert duplicates.body["duplicates"] == 3
+    assert feed(api, name, body, "k").body == duplicates.body | {"repeated": True}
+    assert feed(api, name, stream, "s", **STREAM).body["duplicates"] == 3
+    for key in ("k", "s"):
+        assert feed(api, name, observation(), key).status == 422
+        assert feed(api, name, observation(id="a"), key).status == 422
+        assert feed(api, name, lines(10), key, **STREAM).status == 422
+    assert step(api, name) == 2
+
+
+def test_a_stream_of_duplicates_is_gone_on_with_after_them(api: Api, name: str) -> None:
+    known = [json.dumps(observation(id=str(place))).encode() for place in range(1500)]
+    feed(api, name, b"\n".join(known), None, **STREAM)
+    body = b"\n".join(known) + b"\n" + lines(1500)
+    first = feed(api, name, body, "k", **STREAM)
+    assert (first.body["duplicates"], first.body["applied"], first.body["loss"] is None) == (
+        1500,
+        1500,
+        False,
+    )
+    assert feed(api, name, body, "k", **STREAM).body == first.body
+    assert step(api, name) == 3000
+
+
+def test_a_key_of_a_command_is_not_one_for_anything_else(api: Api, name: str) -> None:
+    def patch(rate: float, key: str) -> Answer:
+        return api("PATCH", f"/v1/models/{name}", {"learning_rate": rate}, {"Idempotency-Key": key})
+
+    def note(text: str, key: str) -> Answer:
+        headers = {"Idempotency-Key": key}
+        return api("POST", f"/v1/models/{name}/checkpoints", {"note": text}, headers)
+
+    assert feed(api, name, observation(), "f").status == 200
+    assert (patch(0.5, "p").status, patch(0.5, "p").status) == (200, 200)
+    first = note("one", "c")
+    assert first.status == 201
+    assert note("one", "c").body["checkpoint"] == first.body["checkpoint"]
+    others = [
+        *(patch(0.25, "p"), patch(0.5, "f"), note("two", "c"), note("one", "p")),
+        *(feed(api, name, observation(), "p"), feed(api, name, lines(3), "p", **STREAM)),
+    ]
+    assert {(answer.status, answer.body["errors"][0]["pointer"]) for answer in others} == {
+        (422, "Idempotency-Key")
+    }
+    model = api("GET", f"/v1/models/{name}").body
+    assert (model["step"], model["hyperparameters"]["learning_rate"]) == (1, 0.5)
+
+
 @pytest.mark.parametrize("key", ["", "x" * 129])
 def test_a_key_of_a_wrong_length_is_refused(api: Api, name: str, key: str) -> None:
     assert feed(api, name, observation(), key).status == 422

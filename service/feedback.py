@@ -8,7 +8,6 @@ import numpy as np
 
 from service.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.errors import (
-    NotFound,
     OutcomeUnknown,
     StoreFull,
     StoreUnavailable,
@@ -18,7 +17,7 @@ from service.errors import (
 )
 from service.idempotency import Request, Seen, another_body, body_digest, new_key
 from service.pressure import Pressure
-from service.replica import Served
+from service.replica import Served, missing
 from service.schemas import ABSENT, Observation
 from service.settings import Settings
 from service.store import pending
@@ -93,7 +92,7 @@ class Feedback:
                 label_bytes=self._settings.label_bytes,
             )
         except WrongGeneration as error:
-            raise NotFound(str(error)) from error
+            raise missing(self._links.mine(), served) from error
         except (StoreUnavailable, StoreFull) as error:
             raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
 
@@ -229,7 +228,7 @@ class Feedback:
                 *(known, here.to_bytes(), self._settings.answer_bytes),
             )
         except WrongGeneration as error:
-            raise NotFound(str(error)) from error
+            raise missing(self._links.mine(), served) from error
         except (StoreUnavailable, StoreFull) as error:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         return None if other is None else Seen.parse(other)
@@ -266,7 +265,7 @@ class Feedback:
                     return Appended(Seen.parse(appended.seen).position)  # it was carried out the first time
                 return appended
             except WrongGeneration as error:
-                raise NotFound(str(error)) from error
+                raise missing(self._links.mine(), served) from error
             except StoreFull as error:
                 raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
             except StoreUnavailable as error:

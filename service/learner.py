@@ -173,23 +173,21 @@ class Learner:
     # -- learning --------------------------------------------------------------------------------------------
 
     def _read_and_learn(self) -> None:
-        publications = []
         for led in list(self.led.values()):
             with self._only(led):
-                if self._publication_due(led):
-                    publications.append(led.publication())
+                self._publish_if_due(led)
         if self.led:
-            self._learn_and_send(publications)
+            self._read_logs()
         for led in list(self.led.values()):
             if led.snapshot_due():
                 self._snapshot(led)
 
-    def _learn_and_send(self, publications: list[tuple[object, ...]]) -> None:
-        """Publish and read in one go. Publications are not waited for: their answers come with the next read's."""
+    def _read_logs(self) -> None:
+        """Read what comes after what was applied, and learn it. Answers to what was sent before come first."""
         positions = {name: led.log_id for name, led in self.led.items()}
         if self._crowded:
             time.sleep(GATHER)
-        self._send([*publications, read_command(positions, ENTRIES_AT_ONCE, WAIT)])
+        self._send([read_command(positions, ENTRIES_AT_ONCE, WAIT)])
         self._publish_while_waiting()
         answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
         read = parse_read(list(positions), answer)
@@ -215,16 +213,14 @@ class Learner:
                 return
             for led in list(self.led.values()):
                 with self._only(led):
-                    if self._publication_due(led):
-                        self.link.call_many([led.publication()])
+                    self._publish_if_due(led, self.link)
 
     def _apply(self, led: Led, entries: list[Entry]) -> None:
         for group in grouped(entries):
             commands = led.apply(group)
             failpoints.reach("after-step")
-            if self._publication_due(led):
-                commands.append(led.publication())
             self._send(commands)
+            self._publish_if_due(led)
 
     def _send(self, commands: list[tuple[object, ...]]) -> None:
         if commands:
@@ -243,9 +239,16 @@ class Learner:
         due = [led.publication_due_at() for led in self.led.values()]
         return max(0.001, min([WAIT, *(at - now for at in due if at is not None)]))
 
-    def _publication_due(self, led: Led) -> bool:
+    def _publish_if_due(self, led: Led, link: Link | None = None) -> None:
+        """Publish a model's weights if that is due; on `link` while the stream waits for entries."""
         due_at = led.publication_due_at()
-        return due_at is not None and due_at <= time.monotonic()
+        if due_at is None or due_at > time.monotonic():
+            return
+        with led.publish_cost.measured():
+            if link is None:
+                self._send([led.publication()])
+            else:
+                link.call_many([led.publication()])
 
     def _snapshot(self, led: Led) -> None:
         with self._only(led):

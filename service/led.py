@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pydantic_core import to_json
@@ -29,6 +30,25 @@ ACTIONS: dict[str, Reason] = {"promote": "promotion", "rollback": "rollback", "w
 PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
 
 
+class Cost:
+    """What something costs, in seconds by the clock: the lesser of its last two times, so that one pause is no cost."""
+
+    def __init__(self) -> None:
+        self._last = deque([0.0], maxlen=2)
+
+    @property
+    def seconds(self) -> float:
+        """The cost now."""
+        return min(self._last)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure it once more."""
+        started = time.monotonic()
+        yield
+        self._last.append(time.monotonic() - started)
+
+
 @dataclass
 class Led:
     """A model that a learner leads."""
@@ -44,10 +64,10 @@ class Led:
     token: bytes | None  # of that entry
     published: LogId = START  # log id of the last publication
     published_at: float = 0.0
-    publish_cost: float = 0.0
+    publish_cost: Cost = field(default_factory=Cost)  # with sending it
     snapshot_id: LogId = START
     snapshot_at: float = 0.0
-    snapshot_cost: float = 0.0
+    snapshot_cost: Cost = field(default_factory=Cost)  # with Redis's part in it
     rebuilt: bool = False  # the spec is not the one that the model was created by
     checkpoint_position: int = 0
     checkpoint_at: float = field(default_factory=time.monotonic)
@@ -200,11 +220,12 @@ class Led:
         """The monotonic time from which a publication is due; None if nothing is new."""
         if self.published == self.log_id and not self.republish:
             return None
-        return self.published_at + max(self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost)
+        return self.published_at + max(
+            self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost.seconds
+        )
 
     def publication(self) -> tuple[object, ...]:
         """The command that publishes the weights as they are."""
-        cost = time.thread_time()  # not the clock's: waiting for a processor must not hold publications back
         weights = Weights(
             self.generation,
             self.timeline,
@@ -214,25 +235,22 @@ class Led:
             self.model.predictor_bytes(),
             self.spec.model_dump_json().encode() if self.rebuilt else b"",
         )
-        command = publish_weights_command(self.name, weights)
         self.published, self.published_at, self.republish = self.log_id, time.monotonic(), False
-        self.publish_cost = time.thread_time() - cost
-        return command
+        return publish_weights_command(self.name, weights)
 
     def snapshot_due(self) -> bool:
         """Whether there is something new to keep, and long enough after the last snapshot."""
-        interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost)
+        interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost.seconds)
         return self.snapshot_id != self.log_id and time.monotonic() - self.snapshot_at >= interval
 
     def snapshot(self, link: Link) -> None:
         """Keep the state in Redis and trim the log. Raises TermLost."""
-        cost = time.thread_time()  # not the clock's: a pause must not hold the next snapshot back
-        loss = self.model.metrics()["window"]["loss"]
-        snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes(), loss)
-        keep = snapshots.Keep(self._trim_below(), self.spec.keep_bytes, self.settings.checkpoints)
-        snapshots.save(link, self.name, self.generation, self.term, snapshot, keep)
+        with self.snapshot_cost.measured():
+            loss = self.model.metrics()["window"]["loss"]
+            snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes(), loss)
+            keep = snapshots.Keep(self._trim_below(), self.spec.keep_bytes, self.settings.checkpoints)
+            snapshots.save(link, self.name, self.generation, self.term, snapshot, keep)
         self.snapshot_id, self.snapshot_at = self.log_id, time.monotonic()
-        self.snapshot_cost = time.thread_time() - cost
 
 
 def grouped(entries: list[Entry]) -> list[list[Entry]]:

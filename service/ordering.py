@@ -7,14 +7,13 @@ from typing import Any
 from service.errors import (
     Invalid,
     KeyUsed,
-    NotFound,
     OutcomeUnknown,
     StoreUnavailable,
     Unavailable,
     WrongGeneration,
 )
 from service.idempotency import another_body, new_key
-from service.replica import Served
+from service.replica import Served, missing
 from service.store import snapshots
 from service.store.appending import append_command
 from service.store.log import LogId
@@ -70,7 +69,7 @@ def order(
     except KeyUsed:
         raise another_body() from None
     except WrongGeneration as error:
-        raise NotFound(str(error)) from error
+        raise missing(here.links.mine(), served) from error
     except StoreUnavailable as error:
         if not error.sent:
             raise Unavailable(f"{error}; nothing was changed", retry_after=1) from error

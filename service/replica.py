@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel, Predictor
 from service.commands import Sources
+from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.replay import entries, take
 from service.store import models, snapshots
 from service.store.connection import Link
@@ -135,6 +136,16 @@ def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Repli
         if log_id >= lead.published and time.monotonic() > deadline:
             break
     return _replica(model, meta.timeline, log_id)
+
+
+def missing(link: Link, served: Served) -> Problem:
+    """What a client is told of a model that Redis has not: NotFound if it was deleted, Unavailable if it was lost."""
+    try:
+        if models.was_deleted(link, served.generation):
+            return NotFound(f"model {served.name} was deleted")
+    except StoreUnavailable as error:
+        return Unavailable(f"{error}; nothing was written", retry_after=1)
+    return Unavailable(f"Redis has lost model {served.name}; nothing was written", retry_after=1)
 
 
 def _newest(link: Link, name: str, meta: models.Meta) -> tuple[OnlineModel, int, LogId]:

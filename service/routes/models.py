@@ -13,7 +13,7 @@ from model import ModelSpec, OnlineModel
 from service import schedules
 from service.errors import BadRequest, Conflict, Invalid, NotFound, StoreUnavailable
 from service.ordering import order
-from service.replica import Served
+from service.replica import Served, missing
 from service.retraining import Retraining
 from service.routes import retrain
 from service.routes.predict import position
@@ -80,8 +80,8 @@ def patch(name: str) -> Response:
     if changes:
         command = {"do": "set", **changes}
         done = order(here, served, command, idempotency_key(), hyperparameters=changes).done
-    if "retrain" in given:
-        schedules.replace(here.links.mine(), name, served.generation, body.retrain)
+    if "retrain" in given and not schedules.replace(here.links.mine(), name, served.generation, body.retrain):
+        raise missing(here.links.mine(), served)
     return answer(_described(here, served), HTTPStatus.OK if done else HTTPStatus.ACCEPTED)
 
 

@@ -17,7 +17,7 @@ from service.errors import (
 )
 from service.idempotency import another_body, new_key
 from service.logs import log
-from service.replica import Served
+from service.replica import Served, missing
 from service.retraining import Retraining, start_of
 from service.routes.jobs import told
 from service.schemas import parse
@@ -50,11 +50,11 @@ def check_limits(here: Web, body: Retraining, prefix: str = "") -> None:
 
 
 def check_rows(here: Web, served: Served, body: Retraining) -> None:
-    """Refuse a window with too few rows. Raises Invalid, NotFound."""
+    """Refuse a window with too few rows. Raises Problem."""
     link = here.links.mine()
     found = models.describe(link, [served.name])[served.name]
     if found is None:
-        raise NotFound(f"there is no model {served.name!r}")
+        raise missing(link, served)
     head = found[0].head.position
     body.counts(head - start_of(body.window, link, served.name, head))
 
@@ -68,7 +68,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     try:
         started = jobs.start(link, name, served.generation, job_id, request, digest)
     except WrongGeneration as error:
-        raise NotFound(str(error)) from error
+        raise missing(link, served) from error
     except StoreUnavailable as error:
         if not error.sent:
             raise Unavailable(f"{error}; no job was started", retry_after=1) from error

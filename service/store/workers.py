@@ -3,6 +3,7 @@
 import ctypes
 import signal
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -115,6 +116,7 @@ class TrainingWorker(Worker):
 
 def work(url: str, timeout: float, seconds: int) -> None:
     """Run jobs until SIGTERM. Each may take so many seconds."""
+    _wait_for_redis(Link(url, timeout))
     queue = jobs.queue(url, timeout)
     keeper = Keeper(Link(url, timeout), queue, seconds)
     worker = TrainingWorker(
@@ -134,3 +136,12 @@ def work(url: str, timeout: float, seconds: int) -> None:
         worker.work(logging_level="WARNING")
     finally:
         keeper.stop()
+
+
+def _wait_for_redis(link: Link) -> None:
+    """Wait until Redis answers: RQ's worker would end with a traceback."""
+    while True:
+        with suppress(StoreError):
+            link.call("PING")
+            return
+        time.sleep(LOOK)

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import RowError
+from model.feature_spec import FeatureSpec
 from model.hashing import murmur3_32
-from model.spec import FeatureSpec, ModelSpec
+from model.spec import ModelSpec
 
 Array = NDArray[np.float64]
 

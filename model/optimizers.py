@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import OptimizerSpec
+from model.optimizer_spec import OptimizerSpec
 
 Vector = NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from model.spec import ScheduleSpec
+from model.optimizer_spec import ScheduleSpec
 
 CONSTANT, INVERSE_TIME, EXPONENTIAL, COSINE = range(4)
 SCHEDULES = {

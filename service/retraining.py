@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from model.spec import OptimizerSpec
+from model.optimizer_spec import OptimizerSpec
 from service.errors import Invalid
 from service.schemas import Strict
 from service.store import log

@@ -7,9 +7,10 @@ import pytest
 
 from model.initializers import INITIALIZERS, initial_parameters
 from model.online import OnlineModel
+from model.optimizer_spec import ScheduleSpec
 from model.parameters import layout_of, named_views
 from model.schedules import schedule_of
-from model.spec import Activation, ScheduleSpec
+from model.spec import Activation
 
 SHAPE = (400, 300)  # units, inputs
 VARIANCES = {

@@ -8,7 +8,7 @@ import pytest
 from model.activations import ACTIVATIONS
 from model.losses import LOSSES
 from model.online import OnlineModel
-from model.spec import OptimizerSpec
+from model.optimizer_spec import OptimizerSpec
 
 REFERENCES = np.load(Path(__file__).with_name("references.npz"))
 KEPT = (1, 2, 10, 50, 200)

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.spec import COMBINATIONS, DEFAULT_OPTIMIZER, OPTIMIZER_DEFAULTS, ModelSpec
+from model.optimizer_spec import DEFAULT_OPTIMIZER, OPTIMIZER_DEFAULTS
+from model.spec import COMBINATIONS, ModelSpec
 
 BINARY = {"task": "binary", "features": 2}
 

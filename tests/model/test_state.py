@@ -12,8 +12,9 @@ from safetensors.numpy import load, save
 
 from model.errors import StateError
 from model.online import OnlineModel
+from model.optimizer_spec import OPTIMIZER_DEFAULTS
 from model.predictor import Predictor
-from model.spec import COMBINATIONS, OPTIMIZER_DEFAULTS, ModelSpec
+from model.spec import COMBINATIONS, ModelSpec
 
 LAYERS = st.lists(
     st.fixed_dictionaries(

@@ -34,15 +34,22 @@ class Block:
     def __len__(self) -> int:
         return int(self.features.shape[0])
 
+    def take(self, rows: slice) -> "Block":
+        """Some rows of the block."""
+        return self._of(rows, None if self.ids is None else self.ids[rows])
+
     def without(self, rows: set[int]) -> "Block":
         """The block without the rows whose indices are given."""
         keep = [row for row in range(len(self)) if row not in rows]
+        return self._of(keep, None if self.ids is None else [self.ids[row] for row in keep])
+
+    def _of(self, rows: slice | list[int], ids: list[str | None] | None) -> "Block":
         return Block(
-            self.features[keep],
-            self.labels[keep],
-            None if self.weights is None else self.weights[keep],
-            None if self.served is None else self.served[keep],
-            None if self.ids is None else [self.ids[row] for row in keep],
+            self.features[rows],
+            self.labels[rows],
+            None if self.weights is None else self.weights[rows],
+            None if self.served is None else self.served[rows],
+            ids,
         )
 
     def to_bytes(self) -> bytes:

@@ -6,12 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rq.timeouts import JobTimeoutException
 
 from model import ModelSpec, OnlineModel
 from model.errors import ModelError, StateError
-from model.losses import OUTPUTS, loss_of
 from service import failpoints, logs
 from service.commands import REPLACING, Sources, obey
 from service.embedded import redis_url
@@ -24,13 +22,11 @@ from service.store import jobs, models
 from service.store.connection import Link
 from service.store.jobs import Attempt
 from service.store.log import Entry, read_after
+from service.training_progress import Progress, Score
 from service.training_rows import Base, Piece, Rows, base_before, read_pieces
 
 BEHIND = 1000  # observations that a candidate may be behind the log's head when it is promoted
-TELL = 0.25  # least seconds between two reports of progress
 REDIS_TIMEOUT = 10.0  # seconds; candidates can be large
-
-Array = np.ndarray
 
 
 class JobFailed(StoreError):
@@ -246,9 +242,9 @@ class Run:
                 self._follow(candidate, piece.entry, sources)
                 live = live and obey(live, piece.entry, sources)
                 continue
-            scores["validation_loss"].add(piece.learn(candidate), piece)
+            scores["validation_loss"].add(piece.learn(candidate), piece.block)
             if live is not None:
-                scores["live_loss"].add(piece.learn(live), piece)
+                scores["live_loss"].add(piece.learn(live), piece.block)
         return {name: score.mean for name, score in scores.items()}
 
     def _follow(self, candidate: OnlineModel, entry: Entry, sources: Sources) -> None:
@@ -314,84 +310,3 @@ def _sound(candidate: OnlineModel) -> bytes:
     except StateError as error:
         raise JobFailed(f"the training has diverged: {error}; a smaller learning rate may help") from error
     return state
-
-
-class Progress:
-    """What is told of the training, and when it stops early."""
-
-    def __init__(self, asked: Retraining, pulse: Pulse, model: OnlineModel, rows: Rows) -> None:
-        self._asked = asked
-        self._pulse = pulse
-        self._model = model
-        self._rows = rows
-        self._losses: list[dict[str, Any]] = []
-        self._best: tuple[float, bytes] | None = None
-        self._waited = 0
-        self._started = time.monotonic()
-        self._told_at = 0.0
-
-    def on_epoch(self, epoch: int, loss: float) -> bool:
-        """Tell the losses of an epoch; False stops the training."""
-        validation = self._validation_loss()
-        losses = {"loss": loss if math.isfinite(loss) else None, "validation_loss": validation}
-        self._losses = [*self._losses, {"epoch": epoch + 1, **losses}]
-        elapsed = time.monotonic() - self._started
-        left = elapsed / (epoch + 1) * (self._asked.epochs - epoch - 1)
-        self._pulse.note(epoch=epoch + 1, losses=self._losses, seconds_left=round(left, 3))
-        if time.monotonic() - self._told_at >= TELL:
-            self._told_at = time.monotonic()
-            self._pulse.tell()
-        failpoints.reach("job-training")
-        return self._goes_on(validation)
-
-    def best_model(self) -> OnlineModel:
-        """The model after its best epoch, if the training was to stop early; else after its last."""
-        return self._model if self._best is None else OnlineModel.from_bytes(self._best[1])
-
-    def _validation_loss(self) -> float | None:
-        """The loss of the model as it stands on the validation rows, which it does not learn."""
-        if not len(self._rows.validation):
-            return None
-        score = Score(self._model.spec, self._rows)
-        score.add_rows(self._model.predict(self._rows.validation.features), self._rows.validation)
-        return score.mean
-
-    def _goes_on(self, validation: float | None) -> bool:
-        if self._asked.patience is None or validation is None:
-            return True
-        if self._best is None or validation < self._best[0]:
-            self._best, self._waited = (validation, self._model.to_bytes()), 0
-        else:
-            self._waited += 1
-        return self._waited < self._asked.patience
-
-
-class Score:
-    """The weighted mean loss of predictions. Those of targets count in deviations of the window's labels, the same for
-    every model."""
-
-    def __init__(self, spec: ModelSpec, rows: Rows) -> None:
-        self._spec = spec
-        self._spread = rows.spread if spec.task == "regression" else np.ones(1)
-        self._total = self._weight = 0.0
-
-    def add(self, predictions: Array, piece: Piece) -> None:
-        """Count the predictions made for a piece of the log."""
-        self.add_rows(predictions, piece.block)
-
-    def add_rows(self, predictions: Array, block: Any) -> None:
-        """Count predictions (n, outputs) for n rows."""
-        spec = self._spec
-        y = block.labels / self._spread
-        scores = OUTPUTS[spec.output].score(predictions / self._spread)
-        losses = loss_of(spec.loss, spec.output, spec.outputs).value(scores, y)
-        weights = np.ones(len(losses)) if block.weights is None else block.weights
-        self._total += float(np.dot(losses, weights))
-        self._weight += float(weights.sum())
-
-    @property
-    def mean(self) -> float | None:
-        """The loss so far; None without rows, or if it is not finite."""
-        if not self._weight or not np.isfinite(self._total):
-            return None
-        return self._total / self._weight

@@ -87,21 +87,11 @@ class Piece:
         if not self.after < position < self.position:
             return [self]
         at = position - self.after
-        first, second = part(self.block, slice(0, at)), part(self.block, slice(at, None))
+        first, second = self.block.take(slice(0, at)), self.block.take(slice(at, None))
         return [
             Piece(self.entry, first, self.after, position),
             Piece(self.entry, second, position, self.position),
         ]
-
-
-def part(block: Block, rows: slice) -> Block:
-    """Some rows of a block, without their ids."""
-    return Block(
-        block.features[rows],
-        block.labels[rows],
-        None if block.weights is None else block.weights[rows],
-        None if block.served is None else block.served[rows],
-    )
 
 
 def read_pieces(
@@ -153,7 +143,7 @@ def _rows(pieces: list[Piece], after: int, to: int) -> Block:
     for piece in pieces:
         low, high = max(piece.after, after), min(piece.position, to)
         if low < high:
-            rows = part(piece.block, slice(low - piece.after, high - piece.after))
+            rows = piece.block.take(slice(low - piece.after, high - piece.after))
             blocks.append(Block(rows.features, rows.labels, rows.weights))
     if blocks:
         return join(blocks, 0)

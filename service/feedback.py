@@ -8,14 +8,13 @@ import numpy as np
 
 from service.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.errors import (
-    OutcomeUnknown,
     StoreFull,
     StoreUnavailable,
     TooManyRequests,
     Unavailable,
     WrongGeneration,
 )
-from service.idempotency import Request, Seen, another_body, body_digest, new_key
+from service.idempotency import Request, Seen, another_body, body_digest, new_key, vanished
 from service.pressure import Pressure
 from service.replica import Served, missing
 from service.schemas import ABSENT, Observation
@@ -273,13 +272,8 @@ class Feedback:
                 if time.monotonic() < request.deadline - self._settings.redis_timeout / 2:
                     time.sleep(0.02)
                     continue
-                if unknown:
-                    raise OutcomeUnknown(
-                        "Redis vanished in the middle of the append; retry with the Idempotency-Key in `token`",
-                        retry_after=1,
-                        token=request.key.decode(),
-                    ) from error
-                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+                error.sent = unknown
+                raise vanished(error, "nothing was appended", request.key.decode()) from error
 
     def _check_memory(self, served: Served, size: int) -> None:
         """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""

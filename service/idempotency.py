@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.errors import Invalid
+from service.errors import Invalid, OutcomeUnknown, Problem, StoreUnavailable, Unavailable
 
 NAME = "Idempotency-Key"
 
@@ -53,6 +53,14 @@ def new_key() -> str:
 def body_digest(body: bytes) -> bytes:
     """By which the body of a repeated request is recognised."""
     return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
+
+
+def vanished(error: StoreUnavailable, nothing: str, token: str) -> Problem:
+    """The problem when Redis vanishes: `nothing` was done, or it is not known and a retry with the token settles it."""
+    if not error.sent:
+        return Unavailable(f"{error}; {nothing}", retry_after=1)
+    detail = f"Redis vanished in the middle; retry with the {NAME} in `token`"
+    return OutcomeUnknown(detail, retry_after=1, token=token)
 
 
 def another_body() -> Invalid:

@@ -7,12 +7,10 @@ from typing import Any
 from service.errors import (
     Invalid,
     KeyUsed,
-    OutcomeUnknown,
     StoreUnavailable,
-    Unavailable,
     WrongGeneration,
 )
-from service.idempotency import another_body, new_key
+from service.idempotency import another_body, new_key, vanished
 from service.replica import Served, missing
 from service.store import snapshots
 from service.store.appending import append_command
@@ -71,13 +69,7 @@ def order(
     except WrongGeneration as error:
         raise missing(here.links.mine(), served) from error
     except StoreUnavailable as error:
-        if not error.sent:
-            raise Unavailable(f"{error}; nothing was changed", retry_after=1) from error
-        raise OutcomeUnknown(
-            "Redis vanished in the middle; retry with the Idempotency-Key in `token`",
-            retry_after=1,
-            token=token.decode(),
-        ) from error
+        raise vanished(error, "nothing was changed", token.decode()) from error
     if log_id is None:
         detail = f"there is no checkpoint {checkpoint!r}"
         raise Invalid(f"/checkpoint: {detail}", [("/checkpoint", detail)])

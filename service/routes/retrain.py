@@ -10,12 +10,10 @@ from service.errors import (
     Conflict,
     Invalid,
     NotFound,
-    OutcomeUnknown,
     StoreUnavailable,
-    Unavailable,
     WrongGeneration,
 )
-from service.idempotency import another_body, new_key
+from service.idempotency import another_body, new_key, vanished
 from service.logs import log
 from service.replica import Served, missing
 from service.retraining import Retraining, start_of
@@ -70,13 +68,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     except WrongGeneration as error:
         raise missing(link, served) from error
     except StoreUnavailable as error:
-        if not error.sent:
-            raise Unavailable(f"{error}; no job was started", retry_after=1) from error
-        raise OutcomeUnknown(
-            "Redis vanished in the middle; retry with the Idempotency-Key in `token`",
-            retry_after=1,
-            token=token,
-        ) from error
+        raise vanished(error, "no job was started", token) from error
     if started.outcome == "different":
         raise another_body()
     if started.outcome == "busy":

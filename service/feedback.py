@@ -78,18 +78,13 @@ class Feedback:
     ) -> None:
         """Remember predictions until their labels come. Raises Unavailable: then nothing is remembered."""
         try:
-            self._check_memory(served, features.nbytes)
-            pending.remember(
-                self._links.mine(),
-                served.name,
-                served.generation,
-                ids,
-                step,
-                features,
-                made,
-                label_ttl_ms=self._ttl_ms,
-                label_bytes=self._settings.label_bytes,
-            )
+            with self._waiting.at_redis():
+                self._check_memory(served, features.nbytes)
+                pending.remember(
+                    *(self._links.mine(), served.name, served.generation, ids, step, features, made),
+                    label_ttl_ms=self._ttl_ms,
+                    label_bytes=self._settings.label_bytes,
+                )
         except WrongGeneration as error:
             raise missing(self._links.mine(), served) from error
         except (StoreUnavailable, StoreFull) as error:
@@ -112,10 +107,13 @@ class Feedback:
     def draft(self, served: Served, observations: Sequence[Observation], prefix: str) -> Draft:
         """The observations of a request, encoded. Raises Invalid, naming the first bad row."""
         found: dict[int, int | Awaiting] = {}
-        for row, known in self.look_up(served, observations).items():
-            if known is None:
-                raise gone([row], prefix)
-            found[row] = known
+        if any(observation.features is ABSENT for observation in observations):
+            with self._waiting.at_redis():
+                looked_up = self.look_up(served, observations)
+            for row, known in looked_up.items():
+                if known is None:
+                    raise gone([row], prefix)
+                found[row] = known
         return encode(served, observations, found, prefix)
 
     # -- appending -------------------------------------------------------------------------------------------
@@ -132,7 +130,7 @@ class Feedback:
         request = Request(
             token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates), named=key is not None
         )
-        with self._waiting.place() as may_wait, self._waiting.waiter(token) as waiter:
+        with self._waiting.at_redis() as may_wait, self._waiting.waiter(token) as waiter:
             wait = may_wait and not served.is_late
             if wait:
                 patience = RESULT_FIRST if key is None and draft.block.ids is None else SEEN_FIRST

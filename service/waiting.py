@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from service.errors import Unavailable
 from service.store.messages import Result
+
+PATIENCE = 0.25  # seconds that a request waits for a brief place
 
 
 class Receiver(Protocol):
@@ -38,10 +41,16 @@ class Waiter:
 
 
 class Waiting:
-    """The requests of one web process that wait. At most `places` may."""
+    """The requests of one web process that wait: at most half of its threads may wait for results, steps and streams.
 
-    def __init__(self, places: int) -> None:
-        self._places = threading.BoundedSemaphore(places)
+    A quarter more may ask Redis for something and go. Where Redis keeps all of these waiting, what else needs it is
+    refused: the last quarter is for predictions.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._places = threading.BoundedSemaphore(threads // 2)
+        self._brief = threading.BoundedSemaphore(max(1, threads // 4))
+        self._stuck = False  # all brief places were taken for long, and Redis has answered to none since
         self._receivers: dict[bytes, list[Receiver]] = {}
         self._changing = threading.Lock()
 
@@ -54,6 +63,27 @@ class Waiting:
         finally:
             if taken:
                 self._places.release()
+
+    @contextmanager
+    def at_redis(self) -> Iterator[bool]:
+        """A place to ask Redis from, and whether it is one to wait in. Raises Unavailable if there is none."""
+        with self.place() as may_wait:
+            if may_wait:
+                yield True
+            else:
+                with self._brief_place():
+                    yield False
+
+    @contextmanager
+    def _brief_place(self) -> Iterator[None]:
+        if not self._brief.acquire(timeout=0 if self._stuck else PATIENCE):
+            self._stuck = True
+            raise Unavailable("Redis keeps too many requests waiting; nothing was written", retry_after=1)
+        try:
+            yield
+            self._stuck = False  # Redis has answered
+        finally:
+            self._brief.release()
 
     @contextmanager
     def waiter(self, token: bytes) -> Iterator[Waiter]:

@@ -33,7 +33,7 @@ class Web:
         """A web process on the Redis at `url`; its replicas are not started."""
         name = secrets.token_hex(4)
         links = Links(url, settings.redis_timeout)
-        waiting = Waiting(settings.web_threads // 2)
+        waiting = Waiting(settings.web_threads)
         replicas = Replicas(url, settings.redis_timeout, name, waiting)
         return cls(settings, links, waiting, replicas, Feedback(settings, links, name, waiting))
 

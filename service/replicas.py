@@ -83,10 +83,9 @@ class Replicas:
         """The models that are served, by name."""
         return [self._served[name] for name in sorted(self._served)]
 
-    def get(self, name: str, link: Link) -> Served:
-        """A model by name. `link` is asked for a name that is not known yet. Raises NotFound, StoreError."""
-        served = self._served.get(name)
-        return served if served is not None else self.add(name, link)
+    def get(self, name: str) -> Served | None:
+        """A model by name; None if none of this name is known here."""
+        return self._served.get(name)
 
     def add(self, name: str, link: Link) -> Served:
         """Load a model from Redis, also in place of one of another generation. Raises NotFound, StoreError."""

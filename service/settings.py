@@ -35,7 +35,11 @@ class Settings(BaseSettings):
         ge=1,
         description="web processes; default: cores, at most 4",
     )
-    web_threads: int = Field(32, ge=2, description="threads of a web process; at most half of them may wait")
+    web_threads: int = Field(
+        32,
+        ge=2,
+        description="threads of a web process: half of them may wait, a quarter is left for predictions",
+    )
     access_log: bool = Field(False, description="log every request")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"

@@ -38,10 +38,14 @@ class Web:
         return cls(settings, links, waiting, replicas, Feedback(settings, links, name, waiting))
 
     def served(self, name: str) -> Served:
-        """The model of this name. Raises NotFound; Unavailable if this process could not ask Redis yet."""
+        """The model of this name. Raises NotFound; Unavailable if Redis would have to be asked and cannot be."""
         if not self.replicas.ready:
             raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
-        return self.replicas.get(name, self.links.mine())
+        served = self.replicas.get(name)
+        if served is not None:
+            return served
+        with self.waiting.at_redis():  # it may have been created just now
+            return self.replicas.add(name, self.links.mine())
 
 
 def web() -> Web:

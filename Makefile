@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 BASE ?= python:3.12-slim
+# The tests of a file share their servers, so they stay together.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install serve test test-all soak lint bench readme containers requirements clean
 
@@ -21,10 +23,10 @@ serve: install
 	$(BIN)/freshet serve $(ARGS)
 
 test: install lint
-	$(BIN)/pytest -m "not soak and not slow" -n 3 $(ARGS)
+	$(BIN)/pytest -m "not soak and not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-all: install lint  # everything: the slow tests, the soak, and the containers where podman or docker is
-	$(BIN)/pytest -m "not soak" -n 3
+	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m soak -s tests/scenarios
 	@if command -v podman >/dev/null || command -v docker >/dev/null; then $(MAKE) containers; \
 	else echo "no podman or docker: containers were not tested"; fi

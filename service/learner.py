@@ -43,14 +43,14 @@ class Learner:
         self._holder = identity()
         self._looked_at = -math.inf
         self._connected = True
-        self._stopping = threading.Event()
+        self._stopping = False  # no Event: its lock may be held when a signal's handler sets it
         self.progress_at = time.monotonic()
 
     def run(self) -> None:
         """Learn until `stop()` is called, then snapshot and give up the lead of every model."""
         self._warm_up()
         self._heart.start()
-        while not self._stopping.is_set():
+        while not self._stopping:
             try:
                 self.step()
             except StoreUnavailable as error:
@@ -63,7 +63,7 @@ class Learner:
 
     def stop(self) -> None:
         """Let `run` end after its current round. Only sets a flag: safe in a signal handler."""
-        self._stopping.set()
+        self._stopping = True
 
     def step(self) -> None:
         """One round: take over models without a learner, then read the logs and learn."""
@@ -88,7 +88,7 @@ class Learner:
         """Load the compiled loop. Meanwhile the leases of learners that have died run out."""
         compiling = threading.Thread(target=compile_loop, name="compile", daemon=True)
         compiling.start()
-        while compiling.is_alive() and not self._stopping.is_set():
+        while compiling.is_alive() and not self._stopping:
             with suppress(StoreError):
                 found = models.describe(self.link, list(models.names(self.link)))
                 self._candidates.free(found, time.monotonic())
@@ -145,7 +145,7 @@ class Learner:
 
     def _catch_up(self, led: Led) -> None:
         """Apply the whole tail of the log, before any weights are published."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             entries = read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE)
             if not entries:
                 return
@@ -278,7 +278,7 @@ class Learner:
         self._stream.close()
         self._unanswered = 0
         self.progress_at = time.monotonic()
-        self._stopping.wait(0.1)
+        time.sleep(0.1)
 
     def _resume(self) -> None:
         """After a reconnect: go on if the log is the one that was applied, else say so and reload."""

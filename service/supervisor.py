@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,19 +98,21 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stopping = threading.Event()
-        self._reload = False
+        self._stopping = self._reload = (
+            False  # no Events: a handler could wait for the lock of what it interrupts
+        )
         self._children: list[Child] = []
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reloads the web processes. Raises ServiceError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+            signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload", True))
         try:
             self._start()
-            while not self._stopping.wait(TICK):
+            while not self._stopping:
                 self._tend()
+                time.sleep(TICK)
         finally:
             for child in reversed(self._children):
                 child.stop()
@@ -144,7 +145,7 @@ class Supervisor:
 
     def _wait_for_redis(self) -> None:
         deadline = time.monotonic() + embedded.LOADING
-        while not self._stopping.is_set():
+        while not self._stopping:
             try:
                 return embedded.wait_until_ready(self._settings, timeout=0.5)
             except StoreUnavailable:

@@ -1,21 +1,49 @@
-"""Servers that many tests share."""
+"""Servers that many tests share, and models on them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Server, running
+from tests.faults import System, system
+from tests.harness import Api, Server, running
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where workers share the files (`--dist loadfile --no-loadscope-reorder`), the shortest, of `model`, come last."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path, reverse=True)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running server; each test uses models of its own names."""
-    with running(tmp_path_factory.mktemp("server"), web_workers=2, trainers=1) as started:
+    with running(tmp_path_factory.mktemp("server"), web_workers=2) as started:
         yield started
+
+
+@pytest.fixture
+def api(server: Server) -> Api:
+    """A client of the shared server."""
+    return server.api
+
+
+@pytest.fixture
+def name(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh model on the shared server, of the spec that the test's module calls SPEC."""
+    name = server.create(request.module.SPEC)
+    yield name
+    server.api("DELETE", f"/v1/models/{name}")  # each model that stays is work for the server
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder for one server."""
     return tmp_path
+
+
+@pytest.fixture
+def whole(folder: Path) -> Iterator[System]:
+    """A Redis of its own, and web processes and learners to be started."""
+    with system(folder) as made:
+        yield made

@@ -11,12 +11,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import redis
 import urllib3
 
 from service import embedded
 from service.settings import Settings
-from tests.harness import FRESHET, Api, alive, clean_environment, descendants, free_port, wait_until
+from tests.harness import FRESHET, Api, Served, alive, clean_environment, descendants, free_port, wait_until
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own for a folder; the test is skipped where none may be mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("may not mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def preloaded(folder: Path, source: str) -> dict[str, str]:
+    """Compile C functions that stand before the C library's; the environment of a process that uses them.
+
+    The test is skipped where there is no gcc.
+    """
+    if shutil.which("gcc") is None:
+        pytest.skip("functions of the C library are replaced by ones compiled with gcc")
+    written, library = folder / "functions.c", folder / "functions.so"
+    written.write_text(source)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, written, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library)}
 
 
 class Proxy:
@@ -26,10 +63,8 @@ class Proxy:
         self.target = target
         self.delay = 0.0  # seconds that each piece waits, either way
         self.mute: bytes | None = None  # answers on connections that have sent this are swallowed
-        self.swallow: tuple[bytes, int] = (
-            b"",
-            0,
-        )  # requests with this get no answer but a cut, so many times
+        self.dropped = 0  # answers that were swallowed since `swallow` was called
+        self._swallowed: tuple[bytes, int, int] = (b"", 0, 0)
         self._flowing = threading.Event()
         self._flowing.set()
         self._pairs: set[Pair] = set()
@@ -44,6 +79,19 @@ class Proxy:
     def release(self) -> None:
         """Let everything through again, what has waited first."""
         self._flowing.set()
+
+    def swallow(self, what: bytes, times: int, after: int = 0) -> None:
+        """Give the next requests that contain `what` no answer but a cut, so many times, after so many that pass."""
+        self._swallowed = what, times, after
+        self.dropped = 0
+
+    def takes_answer_of(self, request: bytes) -> bool:
+        """Whether the answer to what a client has just sent is to be lost; it counts."""
+        what, times, after = self._swallowed
+        if not times or what not in request:
+            return False
+        self._swallowed = (what, times, after - 1) if after else (what, times - 1, 0)
+        return not after
 
     def cut(self) -> None:
         """Close every connection."""
@@ -114,9 +162,7 @@ class Pair:
         while piece := self._client.recv(2**16):
             self._proxy.pass_on()
             self._said = (self._said + piece)[-(2**16) :]
-            what, times = self._proxy.swallow
-            if times and what in piece:
-                self._proxy.swallow = what, times - 1
+            if self._proxy.takes_answer_of(piece):
                 self._answer_is_lost = True
             self._server.sendall(piece)
 
@@ -124,6 +170,7 @@ class Pair:
         while piece := self._server.recv(2**16):
             self._proxy.pass_on()
             if self._answer_is_lost:
+                self._proxy.dropped += 1
                 return
             if self._proxy.mute is None or self._proxy.mute not in self._said:
                 self._client.sendall(piece)
@@ -139,6 +186,11 @@ class Valkey:
         self.flags = flags
         self.environment = dict(os.environ)
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def link(self) -> redis.Redis:
@@ -194,7 +246,7 @@ class Valkey:
         self.start()
 
 
-class Part:
+class Part(Served):
     """One `freshet web` or `freshet learner`, on a Redis of its own choice."""
 
     def __init__(self, kind: str, folder: Path, redis_port: int, **settings: object) -> None:
@@ -210,20 +262,25 @@ class Part:
         self.process: subprocess.Popen[bytes] | None = None
         self.api = Api(self.port)
 
-    def start(self) -> "Part":
-        """Start it; a web process is waited for."""
+    def spawn(self) -> None:
+        """Start it, without waiting."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*FRESHET, self.kind], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def start(self) -> "Part":
+        """Start it; a web process is waited for."""
+        self.spawn()
         if self.kind == "web":
-            wait_until(self._ready, 30, self.log)
+            wait_until(lambda: self.readiness() == 200, 30, self.log)
         return self
 
-    def _ready(self) -> bool:
+    def readiness(self) -> int:
+        """The status of its answer whether it is ready; 0 if it does not answer."""
         with suppress(urllib3.exceptions.HTTPError):
-            return self.api("GET", "/readyz").status == 200
-        return False
+            return self.api("GET", "/readyz").status
+        return 0
 
     @property
     def _log(self) -> Path:
@@ -261,9 +318,11 @@ class Part:
 class System:
     """Valkey, one web process and learners, each of which may have a proxy before its Redis."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **redis_environment: str) -> None:
         self.folder = folder
-        self.redis = Valkey(folder / "redis").start()
+        self.redis = Valkey(folder / "redis")
+        self.redis.environment |= redis_environment
+        self.redis.start()
         self.proxies: list[Proxy] = []
         self.parts: list[Part] = []
 
@@ -293,9 +352,9 @@ class System:
 
 
 @contextmanager
-def system(folder: Path) -> Iterator[System]:
+def system(folder: Path, **redis_environment: str) -> Iterator[System]:
     """A system that is ended at the end."""
-    made = System(folder)
+    made = System(folder, **redis_environment)
     try:
         yield made
     finally:

@@ -1,5 +1,6 @@
 """Real servers for tests: `freshet serve` in a temporary folder, stopped and killed by pid."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import redis
 import urllib3
 
 READY_SECONDS = 60.0
 FRESHET = [sys.executable, "-m", "service.cli"]
+_numbers = itertools.count(1)
 
 
 class Answer:
@@ -51,7 +54,41 @@ class Api:
         self._pool.clear()
 
 
-class Server:
+class Served:
+    """Models behind HTTP."""
+
+    api: Api
+
+    def log(self) -> str:
+        """What the processes behind it have printed."""
+        raise NotImplementedError
+
+    def create(self, spec: dict[str, Any]) -> str:
+        """Create a model; returns its name, which no other model has."""
+        name = f"model-{next(_numbers)}"
+        assert self.api("PUT", f"/v1/models/{name}", spec).status == 201
+        return name
+
+    def described(self, name: str) -> dict[str, Any]:
+        """What the server tells of the model."""
+        found: dict[str, Any] = self.api("GET", f"/v1/models/{name}").body
+        return found
+
+    def troubles(self) -> dict[str, str]:
+        """The models that it says are in trouble, and why."""
+        found: dict[str, str] = self.api("GET", "/readyz").body["troubles"]
+        return found
+
+    def step(self, name: str) -> int:
+        """The model's step."""
+        return int(self.described(name)["step"])
+
+    def wait_step(self, name: str, step: int, seconds: float = 20) -> None:
+        """Wait until the model has reached a step."""
+        wait_until(lambda: self.step(name) >= step, seconds, self.log)
+
+
+class Server(Served):
     """One `freshet serve`, which can be started again on the same data folder and port.
 
     It has no trainer unless `trainers` says so: few tests need one.
@@ -128,13 +165,10 @@ class Server:
         wait_until(lambda: bool(self.pids(part)), 20, self.log)
         os.kill(self.pids(part)[0], signal.SIGKILL)
 
-    def step(self, name: str) -> int:
-        """The model's step."""
-        return int(self.api("GET", f"/v1/models/{name}").body["step"])
-
-    def wait_step(self, name: str, step: int, seconds: float = 20) -> None:
-        """Wait until the model has reached a step."""
-        wait_until(lambda: self.step(name) >= step, seconds, self.log)
+    @property
+    def link(self) -> redis.Redis:
+        """A client of its embedded Redis."""
+        return redis.Redis(unix_socket_path=str(self.data_dir / "redis.sock"))
 
 
 @contextmanager

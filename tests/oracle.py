@@ -15,7 +15,7 @@ from typing import Any
 
 import urllib3
 
-from tests.harness import Answer, Api
+from tests.harness import Answer, Api, Served
 
 RATE = 0.25  # a step moves the weight by RATE or 2 * RATE of what is missing to 1
 PLACES = 20_000  # observations that one model can tell apart
@@ -39,6 +39,21 @@ def spec(places: int = PLACES) -> dict[str, Any]:
 def observation(place: int, **fields: object) -> dict[str, object]:
     """The observation that moves weight `place`."""
     return {"features": [place], "label": 1.0, **fields}
+
+
+def feed(api: Api, name: str, place: int, **headers: str) -> Answer:
+    """Send the observation of a place."""
+    return api("POST", f"/v1/models/{name}/feedback", observation(place), headers)
+
+
+def teach(served: Served, name: str, places: range) -> None:
+    """Send places one after the other and wait until they are applied."""
+    position = 0
+    for place in places:
+        answer = feed(served.api, name, place)
+        assert answer.status in (200, 202), answer
+        position = answer.body["position"]
+    served.wait_step(name, position)
 
 
 def applications(api: Api, name: str, places: int) -> list[int]:
@@ -139,6 +154,15 @@ def verdict(ledger: Ledger, api: Api, name: str, places: int = PLACES) -> Verdic
         ledger.errors,
         step - sum(counts),
     )
+
+
+def judge(served: Served, ledger: Ledger, name: str, places: int = PLACES) -> Verdict:
+    """Wait until all that was acknowledged is applied; assert that it counts once and that nothing else counts."""
+    served.wait_step(name, max(position for _, position in ledger.spans))
+    found = verdict(ledger, served.api, name, places)
+    print(f"{name}: {found}", flush=True)
+    assert found.clean, found
+    return found
 
 
 @dataclass

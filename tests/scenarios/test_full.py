@@ -1,30 +1,13 @@
 """A full disk and a full memory: nothing acknowledged is lost, predictions go on, and it recovers by itself."""
 
-import os
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import redis
 
 from tests import oracle
-from tests.harness import Server, running, wait_until
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A disk of its own for a folder. Skips the test where this is not allowed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+from tests.faults import small_disk
+from tests.harness import running, wait_until
 
 
 def test_a_full_disk_loses_nothing_and_is_recovered_from(folder: Path) -> None:
@@ -43,7 +26,7 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from(folder: Path) -> None:
             wait_until(lambda: driver.recovered_since(moment), 30, server.log)
             print(f"recovered {time.monotonic() - moment:.2f} s after there was space again")
             driver.stop()
-        judge(server, ledger)
+        oracle.judge(server, ledger, "m", 4000)
 
 
 def fill(path: Path) -> None:
@@ -73,7 +56,7 @@ def test_a_full_memory_keeps_the_lead_and_is_emptied_by_a_delete(folder: Path) -
             for _ in range(40):
                 statuses.add(server.api("POST", "/v1/models/large/feedback", rows).status)
             assert statuses & {429, 503}, statuses
-            with redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock")) as link:
+            with server.link as link:
                 used = link.info("memory")
                 link.config_set("maxmemory", int(used["used_memory"] * 0.95))  # now every write is refused
                 time.sleep(4)
@@ -86,12 +69,4 @@ def test_a_full_memory_keeps_the_lead_and_is_emptied_by_a_delete(folder: Path) -
             print(f"recovered {time.monotonic() - moment:.2f} s after the delete")
             driver.stop()
         assert server.api("GET", "/v1/models/m").body["term"] == 1
-        judge(server, ledger)
-
-
-def judge(server: Server, ledger: oracle.Ledger) -> None:
-    """All that was acknowledged counts once."""
-    server.wait_step("m", max(position for _, position in ledger.spans))
-    found = oracle.verdict(ledger, server.api, "m", 4000)
-    print(found)
-    assert found.clean, found
+        oracle.judge(server, ledger, "m", 4000)

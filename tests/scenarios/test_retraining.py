@@ -12,20 +12,48 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from model import OnlineModel
-from tests.harness import FRESHET, Api, Server, command_line, descendants, parent, running, wait_until
+from tests.feeder import Feeder
+from tests.harness import FRESHET, Server, command_line, descendants, parent, running, wait_until
+from tests.jobs import SPEC, finished, promotions
 
-# Online steps of this size get nowhere: what a retraining learns is plain to see.
-SPEC = {
-    "task": "binary",
-    "features": 4,
-    "layers": [{"units": 8}],
-    "optimizer": {"name": "sgd", "learning_rate": 1e-4},
-}
-ENDED = ("succeeded", "failed", "cancelled")
 JOB = {"epochs": 6, "learning_rate": 0.5, "promote": "always"}
+STAGES = ("loading", "training", "judging", "saving", "promoting")
+FAILPOINTS = [*(f"job-{stage}" for stage in STAGES), "before-promotion", "after-promotion"]
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a trainer, and with failpoints that have been passed: nothing dies at them."""
+    points = ",".join(f"{point}:1" for point in FAILPOINTS)
+    with running(tmp_path_factory.mktemp("deadly"), trainers=1, web_workers=1, failpoint=points) as server:
+        disarm(server)
+        yield server
+
+
+@pytest.fixture
+def trained(deadly: Server) -> Iterator[Server]:
+    """The same server, which has no model "m"."""
+    yield deadly
+    disarm(deadly)
+    assert deadly.api("DELETE", "/v1/models/m").status == 204
+
+
+def marker(server: Server, point: str) -> Path:
+    """The file that stands where a process has died at a failpoint; where it stands, no other dies."""
+    return server.data_dir / f"failpoint-{point}"
+
+
+def arm(server: Server, point: str) -> None:
+    """Let the next process that comes to a failpoint die there."""
+    marker(server, point).unlink()
+
+
+def disarm(server: Server) -> None:
+    """Let no process die at any failpoint."""
+    for point in FAILPOINTS:
+        marker(server, point).touch()
 
 
 def rows(count: int, seed: int, turned: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -34,47 +62,9 @@ def rows(count: int, seed: int, turned: bool = False) -> tuple[np.ndarray, np.nd
     return X, ((X[:, 2] - X[:, 3] if turned else X[:, 0] + X[:, 1]) > 0).astype(int)
 
 
-class Feeder(threading.Thread):
-    """Sends observations with ids, a few at a time, each until it is acknowledged."""
-
-    def __init__(self, api: Api, X: np.ndarray, y: np.ndarray, start: int = 0) -> None:
-        super().__init__(daemon=True)
-        self._api = Api(int(api.base.rsplit(":", 1)[1]))
-        self._X, self._y, self._start = X, y, start
-        self._ending = threading.Event()
-        self.acknowledged = 0
-
-    def run(self) -> None:
-        for first in range(0, len(self._X), 5):
-            if self._ending.is_set():
-                break
-            part = range(first, min(first + 5, len(self._X)))
-            body = {
-                "observations": [
-                    {
-                        "features": self._X[place].tolist(),
-                        "label": int(self._y[place]),
-                        "id": str(self._start + place),
-                    }
-                    for place in part
-                ]
-            }
-            while not self._sent(body):
-                pass
-            self.acknowledged += len(part)
-        self._api.close()
-
-    def end(self) -> int:
-        """Stop after the request that is under way; how many were acknowledged."""
-        self._ending.set()
-        self.join(60)
-        return self.acknowledged
-
-    def _sent(self, body: Any) -> bool:
-        try:
-            return self._api("POST", "/v1/models/m/feedback", body).status in (200, 202)
-        except Exception:  # noqa: BLE001 - whatever went wrong, it is sent again
-            return self._ending.wait(0.05)
+def feeder(server: Server, X: np.ndarray, y: np.ndarray, start: int) -> Feeder:
+    """A client that goes on teaching."""
+    return Feeder(server.api, "m", X, y, start, at_once=5, pause=0.005)
 
 
 def teach(server: Server, X: np.ndarray, y: np.ndarray) -> None:
@@ -96,10 +86,9 @@ def started(server: Server, **body: Any) -> str:
     return str(answer.headers["Location"])
 
 
-def finished(server: Server, where: str, seconds: float = 60) -> dict[str, Any]:
-    wait_until(lambda: server.api("GET", where).body.get("state") in ENDED, seconds, server.log)
-    found: dict[str, Any] = server.api("GET", where).body
-    return found
+def ended(server: Server, where: str, seconds: float = 60) -> dict[str, Any]:
+    """The job as it ended."""
+    return finished(server.api, where, seconds)
 
 
 def accuracy(server: Server, turned: bool = False) -> float:
@@ -115,61 +104,56 @@ def trainers(server: Server) -> list[int]:
     return [pid for pid in found if parent(pid) not in found]
 
 
-def checkpoints(server: Server, reason: str) -> list[dict[str, Any]]:
-    found = server.api("GET", "/v1/models/m/checkpoints").body["checkpoints"]
-    return [made for made in found if made["reason"] == reason]
-
-
 @contextmanager
-def fed(server: Server, count: int = 3000) -> Iterator[Feeder]:
+def fed(server: Server, count: int = 3000) -> Iterator[None]:
     """A model that has learned `count` observations, and goes on learning; in the end nothing is lost or twice."""
     assert server.api("PUT", "/v1/models/m", SPEC).status == 201
     teach(server, *rows(count, seed=0))
-    feeder = Feeder(server.api, *rows(200_000, seed=1), start=count)
-    feeder.start()
-    yield feeder
-    total = count + feeder.end()
+    client = feeder(server, *rows(60_000, seed=1), start=count)
+    client.start()
+    yield
+    assert_all_counted_once(server, count + client.end())
+
+
+def assert_all_counted_once(server: Server, total: int) -> None:
+    """The model has taken all observations, none twice."""
     server.wait_step("m", total)
-    described = server.api("GET", "/v1/models/m").body
+    described = server.described("m")
     assert (described["step"], described["metrics"]["observations"]) == (total, total)
 
 
-def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_model(folder: Path) -> None:
-    with running(folder, trainers=1, web_workers=2) as server:
-        server.api("PUT", "/v1/models/m", SPEC)
-        teach(server, *rows(3000, seed=0))
-        X, y = rows(200_000, seed=1, turned=True)
-        feeder = Feeder(server.api, X, y, start=3000)
-        feeder.start()
-        wait_until(lambda: feeder.acknowledged >= 1500, 60, server.log)
-        job = finished(server, started(server, promote="if_better", window=1200, validation=0.3, epochs=20))
-        assert job["state"] == "succeeded", job
-        assert job["result"]["promoted"], job["result"]
-        assert [losses["epoch"] for losses in job["losses"]] == list(range(1, 21))
-        assert all(losses["validation_loss"] is not None for losses in job["losses"])
-        wait_until(lambda: bool(checkpoints(server, "promotion")), 10, server.log)
+def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_model(trained: Server) -> None:
+    server = trained
+    server.api("PUT", "/v1/models/m", SPEC)
+    teach(server, *rows(3000, seed=0))
+    client = feeder(server, *rows(60_000, seed=1, turned=True), start=3000)
+    client.start()
+    wait_until(lambda: client.acknowledged >= 1500, 60, server.log)
+    job = ended(server, started(server, promote="if_better", window=1200, validation=0.3, epochs=20))
+    assert job["state"] == "succeeded", job
+    assert job["result"]["promoted"], job["result"]
+    assert [losses["epoch"] for losses in job["losses"]] == list(range(1, 21))
+    assert all(losses["validation_loss"] is not None for losses in job["losses"])
+    wait_until(lambda: bool(promotions(server.api, "m")), 10, server.log)
 
-        link = redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock"))
-        [made] = checkpoints(server, "promotion")
+    [made] = promotions(server.api, "m")
+    with server.link as link:
         replaced = OnlineModel.from_bytes(link.hget("freshet:{m}:checkpoint-states", made["id"]))
-        link.close()
-        wait_until(lambda: accuracy(server, turned=True) > 0.9, 10, server.log)
-        unseen, labels = rows(1000, seed=99, turned=True)
-        old = float(np.mean((replaced.predict(unseen)[:, 0] > 0.5) == labels))
-        assert accuracy(server, turned=True) > old + 0.1
+    wait_until(lambda: accuracy(server, turned=True) > 0.9, 10, server.log)
+    unseen, labels = rows(1000, seed=99, turned=True)
+    old = float(np.mean((replaced.predict(unseen)[:, 0] > 0.5) == labels))
+    assert accuracy(server, turned=True) > old + 0.1
 
-        before = made["step"]
-        refused = finished(
-            server, started(server, promote="if_better", start="scratch", epochs=1, learning_rate=1e-6)
-        )
-        assert (refused["state"], refused["result"]["promoted"]) == ("succeeded", False)
-        assert refused["result"]["validation_loss"] > refused["result"]["live_loss"]
+    before = made["step"]
+    refused = ended(
+        server, started(server, promote="if_better", start="scratch", epochs=1, learning_rate=1e-6)
+    )
+    assert (refused["state"], refused["result"]["promoted"]) == ("succeeded", False)
+    assert refused["result"]["validation_loss"] > refused["result"]["live_loss"]
 
-        total = 3000 + feeder.end()
-        server.wait_step("m", total)
-        described = server.api("GET", "/v1/models/m").body
-        assert (described["step"], described["metrics"]["observations"]) == (total, total)
-        assert described["step"] > before
+    total = 3000 + client.end()
+    assert_all_counted_once(server, total)
+    assert total > before
 
 
 @pytest.mark.parametrize(
@@ -179,25 +163,27 @@ def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_m
         *("training", "promoting"),
     ],
 )
-def test_a_trainer_that_dies_while(stage: str, folder: Path) -> None:
-    with running(folder, trainers=1, web_workers=1, failpoint=f"job-{stage}:1") as server, fed(server):
-        job = finished(server, started(server))
-        assert (server.data_dir / f"failpoint-job-{stage}").exists(), server.log()
+def test_a_trainer_that_dies_while(stage: str, trained: Server) -> None:
+    arm(trained, f"job-{stage}")
+    with fed(trained):
+        job = ended(trained, started(trained))
+        assert marker(trained, f"job-{stage}").exists(), trained.log()
         assert (job["state"], job["attempt"]) == ("succeeded", 2), job
-        wait_until(lambda: accuracy(server) > 0.9, 10, server.log)
-        assert len(checkpoints(server, "promotion")) == 1
+        wait_until(lambda: accuracy(trained) > 0.9, 10, trained.log)
+        assert len(promotions(trained.api, "m")) == 1
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_learner_that_dies_at_a_promotion(moment: str, folder: Path) -> None:
-    with running(folder, trainers=1, web_workers=1, failpoint=f"{moment}-promotion:1") as server, fed(server):
-        job = finished(server, started(server))
+def test_a_learner_that_dies_at_a_promotion(moment: str, trained: Server) -> None:
+    arm(trained, f"{moment}-promotion")
+    with fed(trained):
+        job = ended(trained, started(trained))
         assert job["result"]["promoted"], job
-        wait_until(lambda: (server.data_dir / f"failpoint-{moment}-promotion").exists(), 20, server.log)
-        wait_until(lambda: accuracy(server) > 0.9, 20, server.log)
-        [made] = checkpoints(server, "promotion")
-        assert server.api("POST", "/v1/models/m/rollback", {"checkpoint": made["id"]}).status in (200, 202)
-        wait_until(lambda: accuracy(server) < 0.9, 10, server.log)
+        wait_until(marker(trained, f"{moment}-promotion").exists, 20, trained.log)
+        wait_until(lambda: accuracy(trained) > 0.9, 20, trained.log)
+        [made] = promotions(trained.api, "m")
+        assert trained.api("POST", "/v1/models/m/rollback", {"checkpoint": made["id"]}).status in (200, 202)
+        wait_until(lambda: accuracy(trained) < 0.9, 10, trained.log)
 
 
 @pytest.mark.slow
@@ -209,21 +195,21 @@ def test_a_killed_trainer_leaves_its_job_to_the_next_within_two_minutes(folder: 
         wait_until(lambda: server.api("GET", where).body["attempt"] == 2, 60, server.log)
         wait_until(lambda: server.api("GET", where).body["stage"] == "training", 60, server.log)
         assert server.api("DELETE", where).status == 202
-        assert finished(server, where)["state"] == "cancelled"
-        assert not checkpoints(server, "promotion")  # one is kept before each promotion
+        assert ended(server, where)["state"] == "cancelled"
+        assert not promotions(server.api, "m")  # one is kept before each promotion
 
 
 @pytest.mark.slow
 def test_a_paused_trainer_comes_back_too_late_to_promote(folder: Path) -> None:
     with running(folder, web_workers=1, trainers=2, failpoint="job-promoting:1:stop") as server, fed(server):
         where = started(server)
-        job = finished(server, where, 90)
+        job = ended(server, where, 90)
         assert (job["state"], job["attempt"]) == ("succeeded", 2), job
         for pid in (pid for main in trainers(server) for pid in descendants(main)):
             os.kill(pid, signal.SIGCONT)
-        again = finished(server, started(server, epochs=1, promote="never"))
+        again = ended(server, started(server, epochs=1, promote="never"))
         assert again["state"] == "succeeded"
-        assert len(checkpoints(server, "promotion")) == 1
+        assert len(promotions(server.api, "m")) == 1
         assert server.api("GET", where).body == job
 
 
@@ -238,10 +224,10 @@ def test_two_trainers_on_one_redis_share_the_jobs_and_a_missed_schedule_fires_on
         assert server.stop() == 0
         threading.Event().wait(11)  # two due times pass
         server.start()
-        wait_until(lambda: len(checkpoints(server, "promotion")) == 1, 20, server.log)
+        wait_until(lambda: len(promotions(server.api, "m")) == 1, 20, server.log)
         assert server.api("GET", "/v1/models/m").body["retrain"]["next_due"] > due
         threading.Event().wait(1.5)
-        assert len(checkpoints(server, "promotion")) == 1
+        assert len(promotions(server.api, "m")) == 1
 
 
 @pytest.mark.slow
@@ -252,12 +238,12 @@ def test_a_running_job_keeps_the_log_that_it_needs_within_bounds(folder: Path) -
         teach(server, *rows(400, seed=0))
         where = started(server, epochs=150, batch_size=1, learning_rate=0.01)
         wait_until(lambda: server.api("GET", where).body["stage"] == "training", 30, server.log)
-        feeder = Feeder(server.api, *rows(4000, seed=1), start=400)
-        feeder.start()
-        job = finished(server, where, 90)
+        client = feeder(server, *rows(4000, seed=1), start=400)
+        client.start()
+        job = ended(server, where, 90)
         assert job["state"] == "succeeded", job
         assert server.api("GET", "/v1/models/m").body["step"] >= 800, "the log has moved on meanwhile"
-        total = 400 + feeder.end()
+        total = 400 + client.end()
         server.wait_step("m", total)
         wait_until(lambda: accuracy(server) > 0.9, 10, server.log)
 
@@ -275,18 +261,18 @@ def test_a_job_that_would_hold_too_many_bytes_fails_and_the_log_does_not(folder:
             body = [{"features": x.tolist(), "label": int(label)} for x, label in zip(X, y, strict=True)]
             server.api("POST", "/v1/models/m/feedback", {"observations": body})
             threading.Event().wait(1.5)
-        job = finished(server, where, 90)
+        job = ended(server, where, 90)
         assert job["state"] == "failed", job
         assert "more observations came" in job["detail"]
-        assert not checkpoints(server, "promotion")
+        assert not promotions(server.api, "m")
 
 
 @pytest.mark.slow
 def test_a_job_that_takes_too_long_is_given_up(folder: Path) -> None:
     with running(folder, trainers=1, web_workers=1, max_job_seconds=2) as server, fed(server):
-        job = finished(server, started(server, epochs=1000, batch_size=1))
+        job = ended(server, started(server, epochs=1000, batch_size=1))
         assert (job["state"], job["detail"]) == ("failed", "it took more than 2 s")
-        assert not checkpoints(server, "promotion")
+        assert not promotions(server.api, "m")
 
 
 @pytest.mark.slow
@@ -295,7 +281,7 @@ def test_a_job_goes_on_through_a_restart_of_redis(folder: Path) -> None:
         where = started(server, epochs=60, learning_rate=0.05)
         wait_until(lambda: server.api("GET", where).body["epoch"] >= 1, 30, server.log)
         server.kill_part("redis")
-        job = finished(server, where, 90)
+        job = ended(server, where, 90)
         assert job["state"] == "succeeded", job
         wait_until(lambda: accuracy(server) > 0.9, 20, server.log)
 
@@ -317,17 +303,17 @@ def test_the_command_line_follows_a_job(folder: Path) -> None:
         assert "there is no model" in subprocess.run(gone, capture_output=True, text=True, check=False).stderr
 
 
-def test_a_log_with_promotions_a_rebuild_and_a_patch_replays_bit_for_bit(folder: Path) -> None:
-    with running(folder, trainers=1, web_workers=1) as server:
-        with fed(server):
-            assert finished(server, started(server))["result"]["promoted"]
-            other = SPEC | {"layers": [{"units": 16, "dropout": 0.2}], "optimizer": {"name": "adam"}}
-            rebuild = server.api("PUT", "/v1/models/m?rebuild=true", other)
-            assert finished(server, rebuild.headers["Location"])["result"]["promoted"]
-            assert server.api("PATCH", "/v1/models/m", {"learning_rate": 0.002}).status in (200, 202)
-        environment = server.environment | {"FRESHET_DATA_DIR": str(server.data_dir)}
-        verify = subprocess.run(
-            [*FRESHET, "verify", "m"], env=environment, capture_output=True, text=True, check=False
-        )
-        assert verify.returncode == 0, verify
-        assert verify.stdout.count("equal") == len(checkpoints(server, "promotion")) + 1, verify
+def test_a_log_with_promotions_a_rebuild_and_a_patch_replays_bit_for_bit(trained: Server) -> None:
+    api = trained.api
+    with fed(trained):
+        assert ended(trained, started(trained))["result"]["promoted"]
+        other = SPEC | {"layers": [{"units": 16, "dropout": 0.2}], "optimizer": {"name": "adam"}}
+        rebuild = api("PUT", "/v1/models/m?rebuild=true", other)
+        assert ended(trained, rebuild.headers["Location"])["result"]["promoted"]
+        assert api("PATCH", "/v1/models/m", {"learning_rate": 0.002}).status in (200, 202)
+    environment = trained.environment | {"FRESHET_DATA_DIR": str(trained.data_dir)}
+    verify = subprocess.run(
+        [*FRESHET, "verify", "m"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert verify.returncode == 0, verify
+    assert verify.stdout.count("equal") == len(promotions(api, "m")) + 1, verify

@@ -6,10 +6,13 @@ import signal
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import redis
+
 from tests import oracle
-from tests.faults import system
+from tests.faults import System
 from tests.harness import Server, running, wait_until
 
 
@@ -44,7 +47,7 @@ class KeepAlive(threading.Thread):
                 self.kinds[f"{'fresh' if fresh else 'reused'}: {type(error).__name__}"] += 1
                 connection.close()
                 connection = None
-            time.sleep(0.001)
+            time.sleep(0.004)
         if connection is not None:
             connection.close()
 
@@ -96,34 +99,26 @@ def is_new(server: Server, before: set[int]) -> bool:
     return len(now) == 2 and not now & before
 
 
-def test_a_stop_answers_what_is_in_flight_and_saves_all(folder: Path) -> None:
-    with system(folder) as whole:
-        learner = whole.start("learner")
-        web = whole.start("web", apply_timeout=10)
-        assert web.api("PUT", "/v1/models/m", oracle.spec()).status == 201
-        assert web.api("POST", "/v1/models/m/feedback", oracle.observation(0)).status in (200, 202)
-        wait_until(lambda: web.api("GET", "/v1/models/m").body["step"] == 1, 20, whole.log)
-        learner.pause()  # so that the request is in flight when the stop comes
-        answers = []
-        request = threading.Thread(
-            target=lambda: answers.append(web.api("POST", "/v1/models/m/feedback", oracle.observation(1)))
-        )
-        request.start()
-        wait_until(lambda: head(whole) == b"2-0", 10, whole.log)
+def test_a_stop_answers_what_is_in_flight_and_saves_all(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web", apply_timeout=10)
+    name = web.create(oracle.spec())
+    oracle.teach(web, name, range(1))
+    learner.pause()  # so that the request is in flight when the stop comes
+    with ThreadPoolExecutor(1) as pool, whole.redis.link as link:
+        sent = pool.submit(oracle.feed, web.api, name, 1)
+        wait_until(lambda: log_end(link, name) == b"2-0", 10, whole.log)
         assert web.process is not None
         web.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         learner.go_on()
-        request.join(20)
+        assert sent.result(20).status == 200
         assert web.process.wait(30) == 0
-        assert answers[0].status == 200
         assert learner.stop() == 0
-        with whole.redis.link as link:
-            assert link.hget("freshet:{m}:snapshot", "log_id") == b"2-0"
-            assert link.hget("freshet:{m}:lease", "counter") == b"0"
+        assert link.hget(f"freshet:{{{name}}}:snapshot", "log_id") == b"2-0"
+        assert link.hget(f"freshet:{{{name}}}:lease", "counter") == b"0"
 
 
-def head(whole) -> bytes:  # type: ignore[no-untyped-def]
+def log_end(link: redis.Redis, name: str) -> bytes:
     """The last log id."""
-    with whole.redis.link as link:
-        return bytes(link.xinfo_stream("freshet:{m}:log")["last-generated-id"])
+    return bytes(link.xinfo_stream(f"freshet:{{{name}}}:log")["last-generated-id"])

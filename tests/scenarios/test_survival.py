@@ -1,22 +1,23 @@
 """What was acknowledged survives SIGKILL of any part; what was not is sent again and counts once."""
 
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 import urllib3
 
-from tests.harness import FRESHET, Api, Server, alive, running, wait_until
+from tests import oracle
+from tests.faults import System, Valkey, preloaded, stopped
+from tests.feeder import Feeder
+from tests.harness import FRESHET, Api, Server, alive, clean_environment, running, wait_until
 
 SPEC = {"task": "binary", "features": 3, "layers": [{"units": 8}]}
 SLOW_SYNC = """
@@ -29,44 +30,31 @@ int fdatasync(int fd) { slow(); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasyn
 """
 
 
-class Feeder(threading.Thread):
-    """Sends observations with ids in order, each until it is acknowledged."""
-
-    def __init__(self, server: Server, name: str, count: int) -> None:
-        super().__init__(daemon=True)
-        self._server = server
-        self._path = f"/v1/models/{name}/feedback"
-        self._count = count
-        self.acknowledged = 0
-        self.retries = 0
-        self.refused: list[object] = []
-
-    def run(self) -> None:
-        for number in range(self._count):
-            features = [number % 7, number % 5, number % 3]
-            body = {"features": features, "label": number % 2, "id": str(number)}
-            while not self._send(body):
-                self.retries += 1
-                time.sleep(0.05)
-            self.acknowledged += 1
-
-    def _send(self, body: object) -> bool:
-        try:
-            answer = self._server.api("POST", self._path, body)
-        except urllib3.exceptions.HTTPError:
-            return False
-        if answer.status not in (200, 202, 503):
-            self.refused.append(answer)
-        return answer.status in (200, 202)
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
-    with running(folder, web_workers=2) as started:
+@pytest.fixture(scope="module")
+def restartable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose parts may be killed; each test uses models of its own names."""
+    with running(tmp_path_factory.mktemp("mortal"), web_workers=2) as started:
         yield started
 
 
+@pytest.fixture
+def mortal(restartable: Server) -> Server:
+    """The same server, which runs whatever the last test has done to it."""
+    assert restartable.process is not None
+    if restartable.process.poll() is not None:
+        restartable.start()
+    return restartable
+
+
+def feeder(server: Server, name: str, count: int) -> Feeder:
+    """A client that sends so many observations one by one."""
+    numbers = np.arange(count)
+    X = np.stack([numbers % 7, numbers % 5, numbers % 3], axis=1)
+    return Feeder(server.api, name, X, numbers % 2)
+
+
 def restart(server: Server) -> None:
+    """Kill all of it and start it again."""
     server.kill()
     server.start()
 
@@ -87,89 +75,110 @@ DISASTERS: dict[str, Callable[[Server], None]] = {
         for part, disaster in DISASTERS.items()
     ],
 )
-def test_every_observation_counts_once_through(disaster: Callable[[Server], None], server: Server) -> None:
-    count = 1500
-    server.api("PUT", "/v1/models/m", SPEC)
-    feeder = Feeder(server, "m", count)
-    feeder.start()
+def test_every_observation_counts_once_through(disaster: Callable[[Server], None], mortal: Server) -> None:
+    name, count = mortal.create(SPEC), 900
+    client = feeder(mortal, name, count)
+    client.start()
     for part in (1, 2):
-        wait_until(lambda part=part: feeder.acknowledged > part * count // 4, 60, server.log)
-        disaster(server)
-    feeder.join(90)
-    assert not feeder.refused
-    assert feeder.acknowledged == count, server.log()
-    server.wait_step("m", count)
+        wait_until(lambda part=part: client.acknowledged > part * count // 4, 60, mortal.log)
+        disaster(mortal)
+    client.join(90)
+    assert not client.refused
+    assert client.acknowledged == count, mortal.log()
+    mortal.wait_step(name, count)
     time.sleep(0.3)
-    assert server.step("m") == count
-    assert server.api("GET", "/v1/models/m").body["metrics"]["observations"] == count
+    described = mortal.described(name)
+    assert (described["step"], described["metrics"]["observations"]) == (count, count)
 
 
-def test_a_restart_goes_on_at_the_step_where_it_stopped(server: Server) -> None:
-    server.api("PUT", "/v1/models/m", SPEC)
+def test_a_restart_goes_on_at_the_step_where_it_stopped(mortal: Server) -> None:
+    name = mortal.create(SPEC)
+    path = f"/v1/models/{name}"
     rows = [{"features": [i % 7, i % 5, 1], "label": i % 2} for i in range(500)]
-    server.api("POST", "/v1/models/m/feedback", {"observations": rows})
-    server.wait_step("m", 500)
-    before = server.api("POST", "/v1/models/m/predict", {"instances": [[1, 2, 3]]}).body
-    assert server.stop() == 0
-    server.start()
-    after = server.api("POST", "/v1/models/m/predict", {"instances": [[1, 2, 3]], "min_step": 500}).body
+    mortal.api("POST", f"{path}/feedback", {"observations": rows})
+    mortal.wait_step(name, 500)
+    before = mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]]}).body
+    assert mortal.stop() == 0
+    mortal.start()
+    after = mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]], "min_step": 500}).body
     assert after == before
+
+
+def test_predictions_wait_for_their_labels_through_a_restart(mortal: Server) -> None:
+    path = f"/v1/models/{mortal.create(SPEC)}"
+    assert mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]], "ids": ["a"]}).status == 200
+    restart(mortal)
+    assert mortal.api("POST", f"{path}/feedback", {"id": "a", "label": 1}).status in (200, 202)
+
+
+def test_a_second_serve_on_the_same_data_folder_is_refused(mortal: Server) -> None:
+    second = subprocess.run(
+        [*FRESHET, "serve", "--port", "1", "--data-dir", str(mortal.data_dir)],
+        env=mortal.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert f"another `freshet serve` uses the data folder {mortal.data_dir}" in second.stderr
+
+
+def test_the_embedded_server_ends_with_serve_and_can_be_looked_into_before(mortal: Server) -> None:
+    [pid] = mortal.pids("redis")
+    with mortal.link as link:
+        assert link.config_get("appendfsync") == {"appendfsync": "always"}
+    mortal.kill()
+    assert not alive(pid)
 
 
 def test_the_step_does_not_go_back_when_the_web_process_is_restarted(folder: Path) -> None:
     with running(folder, web_workers=1, snapshot_seconds=600) as server:
-        server.api("PUT", "/v1/models/m", SPEC)
-        feeder = Feeder(server, "m", 600)
-        feeder.start()
+        name = server.create(SPEC)
+        client = feeder(server, name, 600)
+        client.start()
         for least in (150, 300, 450):
-            wait_until(lambda least=least: feeder.acknowledged >= least, 60, server.log)
-            seen = predicted(server)["step"]
+            wait_until(lambda least=least: client.acknowledged >= least, 60, server.log)
+            seen = predicted(server, name)["step"]
             server.kill_part("web")
-            wait_until(lambda: predicted(server)["step"] >= 0, 20, server.log)
-            assert predicted(server)["step"] >= seen > 0
-        feeder.join(60)
-        server.wait_step("m", 600)
-        before = predicted(server)
+            wait_until(lambda: predicted(server, name)["step"] >= 0, 20, server.log)
+            assert predicted(server, name)["step"] >= seen > 0
+        client.join(60)
+        server.wait_step(name, 600)
+        before = predicted(server, name)
         [learner] = server.pids("learner")
-        os.kill(learner, signal.SIGSTOP)
-        try:
+        with stopped(learner):
             server.kill_part("web")
-            wait_until(lambda: predicted(server)["step"] >= 0, 20, server.log)
-            assert predicted(server) == before
-        finally:
-            os.kill(learner, signal.SIGCONT)
+            wait_until(lambda: predicted(server, name)["step"] >= 0, 20, server.log)
+            assert predicted(server, name) == before
         assert "this process replays the log" in server.log()
 
 
-def predicted(server: Server) -> dict[str, Any]:
+def predicted(server: Server, name: str) -> dict[str, Any]:
     """What is predicted for a row now; step -1 if nothing is."""
     with suppress(urllib3.exceptions.HTTPError):
-        answer = server.api("POST", "/v1/models/m/predict", {"instances": [[1, 2, 3]]})
+        answer = server.api("POST", f"/v1/models/{name}/predict", {"instances": [[1, 2, 3]]})
         if answer.status == 200:
             return dict(answer.body)
     return {"step": -1}
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the slow fsync is compiled with gcc")
 def test_what_was_acknowledged_is_on_disk_though_its_fsync_is_slow(folder: Path) -> None:
-    source, library = folder / "slow.c", folder / "slow.so"
-    source.write_text(SLOW_SYNC)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    server = Server(folder, redis_timeout=5, apply_timeout=5)
-    server.environment["LD_PRELOAD"] = str(library)
+    server = Server(folder, redis_timeout=5, apply_timeout=5, web_workers=1)
+    server.environment |= preloaded(folder, SLOW_SYNC)
     server.api = Api(server.port, timeout=60)  # every write waits for a sync, and for those before it
     try:
         server.start()
-        server.api("PUT", "/v1/models/m", SPEC)
-        feeder = Feeder(server, "m", 3)
+        name = server.create(SPEC)
+        client = feeder(server, name, 3)
         started = time.monotonic()
-        feeder.start()
-        wait_until(lambda: feeder.acknowledged >= 2, 60, server.log)
+        client.start()
+        wait_until(lambda: client.acknowledged >= 2, 60, server.log)
         assert time.monotonic() - started > 2 * 1.5
-        acknowledged = feeder.acknowledged
+        acknowledged = client.acknowledged
         server.kill()
-        link = offline_redis(server)
-        assert link.xinfo_stream("freshet:{m}:log")["last-generated-id"] >= f"{acknowledged}-0".encode()
+        last = offline_redis(server).xinfo_stream(f"freshet:{{{name}}}:log")["last-generated-id"]
+        assert int(last.partition(b"-")[0]) >= acknowledged
     finally:
         server.kill()
         stop_offline_redis(server)
@@ -201,30 +210,8 @@ def stop_offline_redis(server: Server) -> None:
         server.process.wait()
 
 
-def test_a_second_serve_on_the_same_data_folder_is_refused(server: Server) -> None:
-    second = subprocess.run(
-        [*FRESHET, "serve", "--port", "1", "--data-dir", str(server.data_dir)],
-        env=server.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert f"another `freshet serve` uses the data folder {server.data_dir}" in second.stderr
-
-
-def test_the_embedded_server_ends_with_serve_and_can_be_looked_into_before(server: Server) -> None:
-    [pid] = server.pids("redis")
-    link = redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock"))
-    assert link.config_get("appendfsync") == {"appendfsync": "always"}
-    link.close()
-    server.kill()
-    assert not alive(pid)
-
-
-def test_a_misspelt_setting_stops_the_start(server: Server) -> None:
-    environment = server.environment | {"FRESHET_WEB_WORKER": "2"}
+def test_a_misspelt_setting_stops_the_start(folder: Path) -> None:
+    environment = clean_environment() | {"FRESHET_WEB_WORKER": "2", "FRESHET_DATA_DIR": str(folder)}
     started = subprocess.run(
         [*FRESHET, "serve"], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
@@ -232,18 +219,42 @@ def test_a_misspelt_setting_stops_the_start(server: Server) -> None:
     assert "FRESHET_WEB_WORKER" in started.stderr
 
 
-def test_a_redis_that_may_evict_is_refused(server: Server) -> None:
-    link = redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock"))
-    link.config_set("maxmemory-policy", "allkeys-lru")
-    link.close()
-    url = f"unix://{server.data_dir / 'redis.sock'}"
-    started = subprocess.run(
-        [*FRESHET, "learner"],
-        env=server.environment | {"REDIS_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_a_redis_that_may_evict_is_refused(folder: Path) -> None:
+    evicting = Valkey(folder / "redis").start()
+    try:
+        with evicting.link as link:
+            link.config_set("maxmemory-policy", "allkeys-lru")
+        started = subprocess.run(
+            [*FRESHET, "learner"],
+            env=clean_environment() | {"REDIS_URL": evicting.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        evicting.kill()
     assert started.returncode == 2
     assert "noeviction" in started.stderr
+
+
+@pytest.mark.slow
+def test_one_id_sent_a_hundred_times_and_after_a_restart_is_one_entry(whole: System) -> None:
+    whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+
+    def send(_: int) -> int:
+        body = oracle.observation(3, id="one")
+        return int(web.api("POST", f"/v1/models/{name}/feedback", body).body["duplicates"])
+
+    with ThreadPoolExecutor(25) as pool:
+        assert sum(pool.map(send, range(100))) == 99
+    whole.redis.kill()
+    whole.redis.start()
+    web.kill()
+    web.start()
+    wait_until(lambda: send(0) == 1, 20, whole.log)
+    with whole.redis.link as link:
+        assert link.xlen(f"freshet:{{{name}}}:log") == 1
+    assert oracle.applications(web.api, name, 5) == [0, 0, 0, 1, 0]

@@ -32,7 +32,7 @@ SPEC = {
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A stopped server's data: four checkpoints, one change of the learning rate, a crash of the learner between."""
     with running(tmp_path_factory.mktemp("verify"), web_workers=1, checkpoint_observations=300) as server:
         assert server.api("PUT", "/v1/models/m", SPEC).status == 201
@@ -97,8 +97,8 @@ def tampered(state: bytes) -> bytes:
     return save(tensors, header["__metadata__"])
 
 
-def test_every_state_is_what_the_log_comes_to(taught: Server) -> None:
-    found = verified(taught)
+def test_every_state_is_what_the_log_comes_to(stopped_server: Server) -> None:
+    found = verified(stopped_server)
     assert found.returncode == 0, found.stdout + found.stderr
     lines = found.stdout.splitlines()
     print(found.stdout)
@@ -107,17 +107,17 @@ def test_every_state_is_what_the_log_comes_to(taught: Server) -> None:
     assert all(line.endswith(": equal") for line in lines)
 
 
-def test_a_tampered_state_is_found_where_it_is(taught: Server) -> None:
+def test_a_tampered_state_is_found_where_it_is(stopped_server: Server) -> None:
     whole: dict[str, bytes] = {}
 
     def turn(link: redis.Redis) -> None:
         whole["state"] = link.hget("freshet:{m}:snapshot", "state")
         link.hset("freshet:{m}:snapshot", "state", tampered(whole["state"]))
 
-    tamper(taught, turn)
-    found = verified(taught)
+    tamper(stopped_server, turn)
+    found = verified(stopped_server)
     print(found.stdout)
-    tamper(taught, lambda link: link.hset("freshet:{m}:snapshot", "state", whole["state"]))
+    tamper(stopped_server, lambda link: link.hset("freshet:{m}:snapshot", "state", whole["state"]))
     assert found.returncode == 1
     *before, last = found.stdout.splitlines()
     assert all(line.endswith(": equal") for line in before)
@@ -125,7 +125,7 @@ def test_a_tampered_state_is_found_where_it_is(taught: Server) -> None:
     assert "1 differ)" in last
 
 
-def test_a_tampered_log_is_found_by_the_next_state(taught: Server) -> None:
+def test_a_tampered_log_is_found_by_the_next_state(stopped_server: Server) -> None:
     def turn(link: redis.Redis) -> None:
         key = "freshet:{m}:log"
         entries = link.xrange(key)
@@ -136,8 +136,8 @@ def test_a_tampered_log_is_found_by_the_next_state(taught: Server) -> None:
             link.xadd(key, fields if number == len(entries) // 2 else kept, id=log_id)
         assert place
 
-    tamper(taught, turn)
-    found = verified(taught)
+    tamper(stopped_server, turn)
+    found = verified(stopped_server)
     print(found.stdout)
     assert found.returncode == 1
     differing = [line for line in found.stdout.splitlines() if not line.endswith(": equal")]
@@ -145,9 +145,9 @@ def test_a_tampered_log_is_found_by_the_next_state(taught: Server) -> None:
 
 
 def test_an_unknown_model_and_an_empty_folder_are_told_apart_from_a_difference(
-    taught: Server, tmp_path: Path
+    stopped_server: Server, tmp_path: Path
 ) -> None:
-    assert verified(taught, "none").returncode == 2
+    assert verified(stopped_server, "none").returncode == 2
     nothing = subprocess.run(
         [*FRESHET, "verify", "m", "--data-dir", str(tmp_path)], capture_output=True, text=True, check=False
     )

@@ -1,6 +1,5 @@
 """The HTTP contract, over real HTTP."""
 
-import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,20 +8,6 @@ import pytest
 from tests.harness import Api, Server
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def name(server: Server) -> str:
-    """A fresh model with two number features."""
-    name = f"model-{next(_numbers)}"
-    assert server.api("PUT", f"/v1/models/{name}", SPEC).status == 201
-    return name
-
-
-@pytest.fixture
-def api(server: Server) -> Api:
-    return server.api
 
 
 def feed(api: Api, name: str, body: object, **headers: str):  # type: ignore[no-untyped-def]

@@ -1,6 +1,5 @@
 """Checkpoints, rollback, weights in and out, live hyperparameters: all are commands in the log."""
 
-import itertools
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import urllib3
 from safetensors.numpy import load, save
 
-from tests.harness import Api, Server, wait_until
+from tests.harness import Api, wait_until
 
 SPEC = {
     "task": "binary",
@@ -16,19 +15,6 @@ SPEC = {
     "layers": [{"units": 4}],
     "optimizer": {"name": "adam", "learning_rate": 0.01},
 }
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def name(server: Server) -> str:
-    name = f"checkpoints-{next(_numbers)}"
-    assert server.api("PUT", f"/v1/models/{name}", SPEC).status == 201
-    return name
-
-
-@pytest.fixture
-def api(server: Server) -> Api:
-    return server.api
 
 
 def teach(api: Api, name: str, rows: int, seed: int = 0) -> None:

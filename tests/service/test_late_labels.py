@@ -1,42 +1,17 @@
 """Labels that come long after the prediction: predict with ids, feedback by id alone."""
 
-import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import redis
 
 from tests.harness import Api, Server, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
 STREAM = {"Content-Type": "application/x-ndjson"}
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def name(server: Server) -> str:
-    """A fresh model with two number features."""
-    name = f"late-{next(_numbers)}"
-    assert server.api("PUT", f"/v1/models/{name}", SPEC).status == 201
-    return name
-
-
-@pytest.fixture
-def api(server: Server) -> Api:
-    return server.api
-
-
-@pytest.fixture
-def small(folder: Path) -> Iterator[Server]:
-    """A server that remembers predictions for a second, and few bytes of them."""
-    with running(folder, web_workers=1, label_ttl=1, label_bytes=2**16) as started:
-        started.api("PUT", "/v1/models/m", SPEC)
-        yield started
 
 
 def predict(api: Api, name: str, ids: list[str], rows: list[object] | None = None):  # type: ignore[no-untyped-def]
@@ -57,14 +32,19 @@ def test_a_label_by_id_alone_learns_the_features_as_predicted(api: Api, name: st
     assert answer.body["predictions"][0]["id"] == "a"
     late = feed(api, name, {"id": "a", "label": 1})
     assert (late.status, late.body["applied"]) == (200, 1)
-    api("PUT", f"/v1/models/{name}-twin", SPEC)
-    feed(api, f"{name}-twin", {"features": [1.0, None], "label": 1})
+    assert_is_as_if_taught(api, name, [1.0, None])
+
+
+def assert_is_as_if_taught(api: Api, name: str, features: list[float | None]) -> None:
+    """A model predicts what a new one predicts that was sent these features with the label 1."""
+    twin = f"{name}-twin"
+    api("PUT", f"/v1/models/{twin}", SPEC)
+    feed(api, twin, {"features": features, "label": 1})
     row = {"instances": [[1.0, 2.0]], "min_step": 1}
-    twins = [
-        api("POST", f"/v1/models/{model}/predict", row).body["predictions"]
-        for model in (name, f"{name}-twin")
-    ]
-    assert twins[0] == twins[1]
+    one, other = (
+        api("POST", f"/v1/models/{model}/predict", row).body["predictions"] for model in (name, twin)
+    )
+    assert one == other
 
 
 def test_the_prediction_that_was_served_is_scored(api: Api, name: str) -> None:
@@ -96,19 +76,13 @@ def test_the_newest_prediction_with_an_id_counts(api: Api, name: str) -> None:
     predict(api, name, ["a"], [[1.0, 2.0]])
     assert late_labels(api, name)["awaiting"] == 1
     feed(api, name, {"id": "a", "label": 1})
-    api("PUT", f"/v1/models/{name}-twin", SPEC)
-    feed(api, f"{name}-twin", {"features": [1.0, 2.0], "label": 1})
-    row = {"instances": [[1.0, 2.0]], "min_step": 1}
-    twins = [
-        api("POST", f"/v1/models/{model}/predict", row).body["predictions"]
-        for model in (name, f"{name}-twin")
-    ]
-    assert twins[0] == twins[1]
+    assert_is_as_if_taught(api, name, [1.0, 2.0])
 
 
-def test_a_second_label_for_an_id_is_a_duplicate(api: Api, name: str) -> None:
+def test_a_second_label_for_an_id_is_a_duplicate(server: Server, api: Api, name: str) -> None:
     predict(api, name, ["a"])
     first = feed(api, name, {"id": "a", "label": 1}).body
+    server.wait_step(name, 1)
     again = feed(api, name, {"id": "a", "label": 1})
     assert (again.status, again.body["applied"], again.body["duplicates"]) == (200, 0, 1)
     assert again.body["position"] == first["position"]
@@ -220,19 +194,6 @@ def test_metrics_tell_how_many_wait_and_how_late_labels_come(api: Api, name: str
     assert sum(count for _, count in told["delay_seconds"]["buckets"]) == 4
 
 
-def test_a_prediction_expires(small: Server) -> None:
-    predict(small.api, "m", ["a", "b"])
-    feed(small.api, "m", {"id": "b", "label": 1})
-    time.sleep(1.1)
-    answer = feed(small.api, "m", {"id": "a", "label": 1})
-    assert (answer.status, answer.body["errors"][0]["pointer"]) == (422, "/id")
-    told = late_labels(small.api, "m")
-    assert (told["awaiting"], told["expired"], told["expired_share"]) == (0, 1, 0.5)
-    predict(small.api, "m", ["c"])
-    assert late_labels(small.api, "m")["expired"] == 1
-    assert feed(small.api, "m", {"id": "a", "features": [1, 2], "label": 1}).body["applied"] == 1
-
-
 @pytest.mark.slow
 def test_waiting_predictions_are_bounded_in_bytes_and_the_oldest_go(folder: Path) -> None:
     with running(folder, web_workers=1, label_bytes=2**16) as server:
@@ -242,21 +203,11 @@ def test_waiting_predictions_are_bounded_in_bytes_and_the_oldest_go(folder: Path
         told = late_labels(server.api, "m")
         assert 0 < told["awaiting"] < 400
         assert told["displaced"] == 1000 - told["awaiting"]
-        link = redis.Redis(unix_socket_path=str(server.data_dir / "redis.sock"))
         keys = ("freshet:{m}:awaiting", "freshet:{m}:awaiting-times")
-        assert sum(link.memory_usage(key, samples=0) for key in keys) < 1.3 * 2**16
-        link.close()
+        with server.link as link:
+            assert sum(link.memory_usage(key, samples=0) for key in keys) < 1.3 * 2**16
         assert feed(server.api, "m", {"id": "0-0", "label": 1}).status == 422
         assert feed(server.api, "m", {"id": "9-99", "label": 1}).status == 200
-
-
-def test_predictions_wait_through_a_restart(small: Server) -> None:
-    small.api("PUT", "/v1/models/n", SPEC)
-    predict(small.api, "n", ["a"])
-    small.kill()
-    small.environment["FRESHET_LABEL_TTL"] = "60"
-    small.start()
-    assert feed(small.api, "n", {"id": "a", "label": 1}).status in (200, 202)
 
 
 def test_delete_forgets_the_predictions_that_wait(api: Api, name: str) -> None:

@@ -1,36 +1,21 @@
 """Retraining over HTTP: jobs, their progress and results, what is refused, rebuilds and schedules."""
 
-import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.harness import Answer, Api, Server, wait_until
-
-# A learning rate at which the online steps get nowhere: what a retraining learns is plain to see.
-SPEC = {
-    "task": "binary",
-    "features": 4,
-    "layers": [{"units": 8}],
-    "optimizer": {"name": "sgd", "learning_rate": 1e-4},
-}
-ENDED = ("succeeded", "failed", "cancelled")
-_numbers = itertools.count()
+from tests.harness import Answer, Api, Server, running, wait_until
+from tests.jobs import SPEC, finished, promotions
 
 
-@pytest.fixture
-def api(server: Server) -> Api:
-    return server.api
-
-
-@pytest.fixture
-def name(server: Server) -> str:
-    name = f"retrain-{next(_numbers)}"
-    assert server.api("PUT", f"/v1/models/{name}", SPEC).status == 201
-    return name
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a trainer, in place of the one that all tests share."""
+    with running(tmp_path_factory.mktemp("trained"), web_workers=2, trainers=1) as started:
+        yield started
 
 
 def teach(api: Api, name: str, rows: int, seed: int = 0, sign: float = 1.0) -> int:
@@ -48,18 +33,6 @@ def teach(api: Api, name: str, rows: int, seed: int = 0, sign: float = 1.0) -> i
 
 def retrain(api: Api, name: str, **body: Any) -> Answer:
     return api("POST", f"/v1/models/{name}/retrain", body)
-
-
-def finished(api: Api, where: str, seconds: float = 30) -> dict[str, Any]:
-    """The job as it ended."""
-    jobs: list[dict[str, Any]] = []
-
-    def ended() -> bool:
-        jobs.append(api("GET", where).body)
-        return jobs[-1]["state"] in ENDED
-
-    wait_until(ended, seconds, lambda: str(jobs[-1]))
-    return jobs[-1]
 
 
 def run(api: Api, name: str, **body: Any) -> dict[str, Any]:
@@ -213,7 +186,7 @@ def long(api: Api, name: str) -> str:
     return str(answer.headers["Location"])
 
 
-def running(api: Api, where: str) -> Callable[[], bool]:
+def training(api: Api, where: str) -> Callable[[], bool]:
     return lambda: api("GET", where).body["stage"] == "training"
 
 
@@ -221,7 +194,7 @@ def test_a_job_runs_alone_and_is_cancelled_in_the_midst_of_an_epoch(api: Api, na
     where = long(api, name)
     busy = retrain(api, name)
     assert (busy.status, busy.body["job"]) == (409, where)
-    wait_until(running(api, where), 20)
+    wait_until(training(api, where), 20)
     assert api("GET", f"/v1/models/{name}").body["job"] == where
     assert api("DELETE", where).status == 202
     assert finished(api, where, 5)["state"] == "cancelled"
@@ -237,7 +210,7 @@ def test_a_finished_job_cannot_be_cancelled(api: Api, name: str) -> None:
 
 def test_a_job_of_a_deleted_model_ends_and_leaves_nothing(api: Api, name: str) -> None:
     where = long(api, name)
-    wait_until(running(api, where), 20)
+    wait_until(training(api, where), 20)
     assert api("DELETE", f"/v1/models/{name}").status == 204
     assert api("GET", where).status == 404
     assert api("PUT", f"/v1/models/{name}", SPEC).status == 201
@@ -261,11 +234,11 @@ def test_a_rollback_meanwhile_wins_over_the_job(api: Api, name: str) -> None:
     teach(api, name, 500)
     made = api("POST", f"/v1/models/{name}/checkpoints", {}).body["checkpoint"]
     answer = retrain(api, name, epochs=40, batch_size=1, promote="always", learning_rate=0.1)
-    wait_until(running(api, answer.headers["Location"]), 20)
+    wait_until(training(api, answer.headers["Location"]), 20)
     assert api("POST", f"/v1/models/{name}/rollback", {"checkpoint": made}).status in (200, 202)
     job = finished(api, answer.headers["Location"])
     assert (job["state"], "replaced meanwhile" in job["detail"]) == ("failed", True)
-    assert promotions(api, name) == 0
+    assert not promotions(api, name)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adagrad", "adamw"])
@@ -318,12 +291,6 @@ def test_a_rebuild_keeps_features_and_task(change: dict[str, Any], api: Api, nam
     assert (answer.status, answer.body["errors"][0]["pointer"]) == (422, f"/{next(iter(change))}")
 
 
-def promotions(api: Api, name: str) -> int:
-    """How many promotions left a checkpoint."""
-    found = api("GET", f"/v1/models/{name}/checkpoints").body["checkpoints"]
-    return sum(made["reason"] == "promotion" for made in found)
-
-
 def scheduled(api: Api, name: str, **schedule: Any) -> Answer:
     job = {"epochs": 1, "promote": "always"}
     answer = api("PATCH", f"/v1/models/{name}", {"retrain": {**schedule, "job": job}})
@@ -335,14 +302,14 @@ def test_a_schedule_fires_once_for_each_due_time(api: Api, name: str) -> None:
     teach(api, name, 50)
     scheduled(api, name, every=2)
     started = time.monotonic()
-    wait_until(lambda: promotions(api, name) >= 2, 15)
-    fired = promotions(api, name)
+    wait_until(lambda: len(promotions(api, name)) >= 2, 15)
+    fired = len(promotions(api, name))
     assert fired <= (time.monotonic() - started) / 2 + 1
     assert api("PATCH", f"/v1/models/{name}", {"retrain": None}).body["retrain"] is None
     time.sleep(0.5)
-    fired = promotions(api, name)
+    fired = len(promotions(api, name))
     time.sleep(3)
-    assert promotions(api, name) == fired
+    assert len(promotions(api, name)) == fired
 
 
 def test_a_schedule_after_observations_fires_when_they_came(api: Api, name: str) -> None:
@@ -350,9 +317,9 @@ def test_a_schedule_after_observations_fires_when_they_came(api: Api, name: str)
     answer = scheduled(api, name, after=100)
     assert answer.body["retrain"]["next_due_position"] == 150
     time.sleep(2.5)
-    assert promotions(api, name) == 0
+    assert not promotions(api, name)
     teach(api, name, 100, seed=1)
-    wait_until(lambda: promotions(api, name) == 1, 10)
+    wait_until(lambda: len(promotions(api, name)) == 1, 10)
     assert api("GET", f"/v1/models/{name}").body["retrain"]["next_due_position"] == 250
 
 
@@ -362,11 +329,11 @@ def test_a_schedule_when_worse_fires_after_the_world_changed(api: Api, name: str
     for part in range(3):
         teach(api, name, 1000, seed=part)
         time.sleep(1.2)
-    assert promotions(api, name) == 0
+    assert not promotions(api, name)
     for part in range(3):
         teach(api, name, 500, seed=10 + part, sign=-1.0)
         time.sleep(0.3)
-    wait_until(lambda: promotions(api, name) == 1, 10)
+    wait_until(lambda: len(promotions(api, name)) == 1, 10)
 
 
 def test_cron_says_when_it_is_due_next(api: Api, name: str) -> None:
@@ -374,8 +341,8 @@ def test_cron_says_when_it_is_due_next(api: Api, name: str) -> None:
     assert told["next_due"].endswith("T03:30:00+00:00")
 
 
-def test_a_schedule_in_the_spec_is_part_of_what_created_the_model(api: Api) -> None:
-    path = f"/v1/models/retrain-{next(_numbers)}"
+def test_a_schedule_in_the_spec_is_part_of_what_created_the_model(api: Api, name: str) -> None:
+    path = f"/v1/models/{name}-scheduled"
     spec = SPEC | {"retrain": {"after": 1000, "job": {"epochs": 2}}}
     assert api("PUT", path, spec).body["retrain"]["next_due_position"] == 1000
     assert api("PUT", path, spec).status == 200

@@ -1,0 +1,85 @@
+"""A Redis that comes back older, empty or cut off: nothing is built upon what is gone, and predictions go on."""
+
+import time
+
+from tests import oracle
+from tests.faults import Part, System
+from tests.harness import wait_until
+
+
+def teach_beyond_a_copy(whole: System, web: Part, name: str, kept: int, taught: int) -> None:
+    """Teach the first places, copy the files of Redis, and teach more; the copy has `kept` of them."""
+    oracle.teach(web, name, range(kept))
+    whole.redis.copy(whole.folder / "copy")
+    wait_until(lambda: oracle.feed(web.api, name, kept).status == 200, 20, whole.log)
+    oracle.teach(web, name, range(kept + 1, taught))
+
+
+def test_a_redis_restored_from_an_older_copy_starts_a_new_timeline(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    teach_beyond_a_copy(whole, web, name, kept=50, taught=80)
+    whole.redis.restore(whole.folder / "copy")
+    wait_until(lambda: web.described(name)["timeline"] == 2, 20, whole.log)
+    assert web.step(name) == 50
+    assert "new timeline" in learner.log()
+    oracle.teach(web, name, range(80, 100))
+    web.wait_step(name, 70)
+    # Gone with the files that were replaced; nothing else, and nothing twice.
+    assert oracle.applications(web.api, name, 101) == [1] * 50 + [0] * 30 + [1] * 20 + [0]
+
+
+def test_a_web_process_alone_notices_an_older_redis(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    teach_beyond_a_copy(whole, web, name, kept=30, taught=60)
+    learner.kill()
+    whole.redis.restore(whole.folder / "copy")
+    wait_until(lambda: name in web.troubles(), 20, whole.log)
+    assert "older" in web.troubles()[name]
+    whole.start("learner")
+    wait_until(lambda: web.described(name)["timeline"] == 2, 20, whole.log)
+    assert web.step(name) == 30
+    wait_until(lambda: not web.troubles(), 20, whole.log)
+    oracle.teach(web, name, range(60, 70))
+    web.wait_step(name, 40)
+    assert oracle.applications(web.api, name, 71) == [1] * 30 + [0] * 30 + [1] * 10 + [0]
+
+
+def test_an_empty_redis_is_told_of_and_predictions_go_on(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web")
+    path = "/v1/models/m"
+    assert web.api("PUT", path, oracle.spec()).status == 201
+    oracle.teach(web, "m", range(10))
+    whole.redis.restore(None)
+    wait_until(lambda: "m" in web.troubles(), 20, whole.log)
+    assert oracle.applications(web.api, "m", 11) == [1] * 10 + [0]
+    assert oracle.feed(web.api, "m", 10).status in (404, 503)
+    wait_until(lambda: "Redis has lost the model" in learner.log(), 20, whole.log)
+    assert web.api("DELETE", path).status == 204
+    assert not web.troubles()
+    assert web.api("PUT", path, oracle.spec()).status == 201
+    oracle.teach(web, "m", range(5))
+    assert oracle.applications(web.api, "m", 6) == [1] * 5 + [0]
+
+
+def test_a_cut_off_append_only_file_is_taken_up_to_its_last_whole_command(whole: System) -> None:
+    whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    ledger = oracle.Ledger(whole.folder / "ledger")
+    with oracle.Driver(web.port, name, ledger, seed=11, pause=0.02) as driver:
+        wait_until(lambda: driver.recovered_since(0.0), 20, whole.log)
+        whole.redis.kill()
+        [log] = (whole.redis.folder / "appendonlydir").glob("*.incr.aof")
+        with log.open("ab") as file:  # a command that was being written: nobody has its answer
+            file.write(b"*3\r\n$3\r\nSET\r\n$5\r\nhal")
+        moment = time.monotonic()
+        whole.redis.start()
+        wait_until(lambda: driver.recovered_since(moment), 20, whole.log)
+        driver.stop()
+    assert web.described(name)["timeline"] == 1
+    oracle.judge(web, ledger, name)

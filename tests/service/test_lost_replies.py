@@ -1,0 +1,129 @@
+"""Redis does what it was asked for, but its reply is lost: nothing is written twice, and the client gets to know."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from service.store.feedback_scripts import APPEND
+from tests import oracle
+from tests.faults import Proxy, Valkey
+from tests.harness import Answer, Api, Server
+
+SPEC = oracle.spec()
+STREAM = {"Content-Type": "application/x-ndjson"}
+APPENDS = APPEND.sha.encode()  # what each request to append contains
+
+
+class Proxied(NamedTuple):
+    """A fresh model that has taken the observation "first" of place 0, on a server whose Redis is behind a proxy."""
+
+    server: Server
+    api: Api
+    name: str
+    proxy: Proxy
+    redis: Valkey
+
+    def feed(self, body: object, key: str | None = None, **headers: str) -> Answer:
+        """Send feedback."""
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return self.api("POST", f"/v1/models/{self.name}/feedback", body, headers)
+
+    def assert_counts_once(self, places: int) -> None:
+        """Place 0 and what one more request brought, so many places in all, were appended and applied once."""
+        with self.redis.link as link:
+            assert link.xlen(f"freshet:{{{self.name}}}:log") == 2
+        assert self.server.step(self.name) == places
+        assert oracle.applications(self.api, self.name, places + 3) == [1] * places + [0] * 3
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Proxy, Valkey]]:
+    """A server whose Redis is behind a proxy."""
+    folder = tmp_path_factory.mktemp("proxied")
+    redis = Valkey(folder / "redis").start()
+    proxy = Proxy(redis.port)
+    server = Server(folder, web_workers=1)
+    server.environment["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
+    try:
+        yield server.start(), proxy, redis
+    finally:
+        server.api.close()
+        server.stop()
+        proxy.close()
+        redis.kill()
+
+
+@pytest.fixture
+def proxied(behind_proxy: tuple[Server, Proxy, Valkey]) -> Iterator[Proxied]:
+    """The server behind the proxy, and a fresh model that has taken one observation."""
+    server, proxy, redis = behind_proxy
+    made = Proxied(server, server.api, server.create(SPEC), proxy, redis)
+    made.feed(oracle.observation(0, id="first"))
+    server.wait_step(made.name, 1)
+    yield made
+    proxy.swallow(b"", 0)
+
+
+def lines(places: range) -> bytes:
+    """A stream of observations."""
+    return "\n".join(json.dumps(oracle.observation(place)) for place in places).encode()
+
+
+def test_three_lost_replies_are_one_entry_and_the_answer_is_whole(proxied: Proxied) -> None:
+    proxied.proxy.swallow(APPENDS, 3)
+    answer = proxied.feed(oracle.observation(1))
+    assert proxied.proxy.dropped == 3
+    assert (answer.status, answer.body["position"], answer.body["results"][0]["position"]) == (200, 2, 2)
+    proxied.assert_counts_once(2)
+
+
+def test_a_lost_reply_about_a_list_with_duplicates_counts_them_right(proxied: Proxied) -> None:
+    proxied.proxy.swallow(APPENDS, 1, after=1)  # the second, without the duplicate
+    answer = proxied.feed({"observations": [oracle.observation(0, id="first"), oracle.observation(1)]})
+    assert proxied.proxy.dropped == 1
+    assert (answer.status, answer.body["applied"], answer.body["duplicates"]) == (200, 1, 1)
+    proxied.assert_counts_once(2)
+
+
+OBSERVATIONS: dict[str, Any] = {
+    "one": oracle.observation(1),
+    "list": {
+        "observations": [oracle.observation(1), oracle.observation(0, id="first"), oracle.observation(2)]
+    },
+    "late": {"id": "late", "label": 1.0},
+}
+
+
+@pytest.mark.parametrize("body", OBSERVATIONS.values(), ids=OBSERVATIONS)
+def test_an_unknown_outcome_is_settled_by_its_token(proxied: Proxied, body: Any) -> None:
+    path = f"/v1/models/{proxied.name}/predict"
+    assert proxied.api("POST", path, {"instances": [[1]], "ids": ["late"]}).status == 200
+    proxied.proxy.swallow(APPENDS, 10_000, after=1 if "observations" in body else 0)
+    started = time.monotonic()
+    answer = proxied.feed(body)
+    assert time.monotonic() - started < 2
+    assert (answer.status, answer.body["type"]) == (503, oracle.OUTCOME_UNKNOWN)
+    assert int(answer.headers["Retry-After"]) >= 1
+    proxied.proxy.swallow(b"", 0)
+    again = proxied.feed(body, answer.body["token"])
+    rows = 2 if "observations" in body else 1
+    assert (again.status, again.body["applied"], again.body["position"]) == (200, rows, 1 + rows)
+    proxied.assert_counts_once(1 + rows)
+    assert proxied.feed(oracle.observation(9), answer.body["token"]).status == 422
+
+
+def test_a_stream_of_unknown_outcome_goes_on_with_its_token(proxied: Proxied) -> None:
+    body = lines(range(1, 8001))
+    proxied.proxy.swallow(APPENDS, 10_000, after=2)
+    answer = proxied.feed(body, None, **STREAM)
+    assert (answer.status, answer.body["type"]) == (503, oracle.OUTCOME_UNKNOWN)
+    assert 0 < answer.body["appended"] < 8000
+    proxied.proxy.swallow(b"", 0)
+    again = proxied.feed(body, answer.body["token"], **STREAM)
+    assert (again.status, again.body["applied"], again.body["position"]) == (200, 8000, 8001)
+    assert proxied.server.step(proxied.name) == 8001
+    assert oracle.applications(proxied.api, proxied.name, 8010) == [1] * 8001 + [0] * 9

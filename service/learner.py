@@ -175,7 +175,7 @@ class Learner:
     def _read_and_learn(self) -> None:
         for led in list(self.led.values()):
             with self._only(led):
-                self._publish_if_due(led)
+                self._send_with_weights(led, [])
         if self.led:
             self._read_logs()
         for led in list(self.led.values()):
@@ -213,14 +213,22 @@ class Learner:
                 return
             for led in list(self.led.values()):
                 with self._only(led):
-                    self._publish_if_due(led, self.link)
+                    if led.publication_is_due:
+                        with led.publish_cost.measured():
+                            self.link.call_many([led.publication()])
 
     def _apply(self, led: Led, entries: list[Entry]) -> None:
         for group in grouped(entries):
             commands = led.apply(group)
             failpoints.reach("after-step")
-            self._send(commands)
-            self._publish_if_due(led)
+            self._send_with_weights(led, commands)
+
+    def _send_with_weights(self, led: Led, commands: list[tuple[object, ...]]) -> None:
+        """Send commands, and the model's weights with them if that is due: web processes wake once for both."""
+        if not led.publication_is_due:
+            return self._send(commands)
+        with led.publish_cost.measured():
+            return self._send([*commands, led.publication()])
 
     def _send(self, commands: list[tuple[object, ...]]) -> None:
         if commands:
@@ -238,17 +246,6 @@ class Learner:
         now = time.monotonic()
         due = [led.publication_due_at() for led in self.led.values()]
         return max(0.001, min([WAIT, *(at - now for at in due if at is not None)]))
-
-    def _publish_if_due(self, led: Led, link: Link | None = None) -> None:
-        """Publish a model's weights if that is due; on `link` while the stream waits for entries."""
-        due_at = led.publication_due_at()
-        if due_at is None or due_at > time.monotonic():
-            return
-        with led.publish_cost.measured():
-            if link is None:
-                self._send([led.publication()])
-            else:
-                link.call_many([led.publication()])
 
     def _snapshot(self, led: Led) -> None:
         with self._only(led):

@@ -224,6 +224,12 @@ class Led:
             self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost.seconds
         )
 
+    @property
+    def publication_is_due(self) -> bool:
+        """Whether the weights are to be published now."""
+        due_at = self.publication_due_at()
+        return due_at is not None and due_at <= time.monotonic()
+
     def publication(self) -> tuple[object, ...]:
         """The command that publishes the weights as they are."""
         weights = Weights(

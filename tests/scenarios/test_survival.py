@@ -135,16 +135,16 @@ def test_the_embedded_server_ends_with_serve_and_can_be_looked_into_before(morta
 def test_the_step_does_not_go_back_when_the_web_process_is_restarted(folder: Path) -> None:
     with running(folder, web_workers=1, snapshot_seconds=600) as server:
         name = server.create(SPEC)
-        client = feeder(server, name, 600)
+        client = feeder(server, name, 240)
         client.start()
-        for least in (150, 300, 450):
+        for least in (80, 160):
             wait_until(lambda least=least: client.acknowledged >= least, 60, server.log)
             seen = predicted(server, name)["step"]
             server.kill_part("web")
             wait_until(lambda: predicted(server, name)["step"] >= 0, 20, server.log)
             assert predicted(server, name)["step"] >= seen > 0
         client.join(60)
-        server.wait_step(name, 600)
+        server.wait_step(name, 240)
         before = predicted(server, name)
         [learner] = server.pids("learner")
         with stopped(learner):

@@ -12,9 +12,11 @@ from service.store.connection import Link
 
 if TYPE_CHECKING:
     from service.learner import Learner
+    from service.led import Led
 
 LONGEST_BENCH = 60.0  # seconds
 BEAT = 0.25  # seconds between heartbeats, and between looks for models without a learner
+AT_ONCE = 100  # heartbeats sent together: Redis does nothing else meanwhile
 STUCK = 30.0  # seconds without progress of the main thread after which the heart stops
 
 
@@ -98,15 +100,23 @@ class Heart(threading.Thread):
 
     def beat(self) -> None:
         """One heartbeat for every led model."""
-        for led in list(self._learner.led.values()):
+        leds = list(self._learner.led.values())
+        for start in range(0, len(leds), AT_ONCE):
             try:
-                republish, renew = lease.beat(self._link, led.name, led.generation, led.term, led.published)
-            except TermLost:
-                led.lost = True
+                self._beat(leds[start : start + AT_ONCE])
             except StoreUnavailable:
                 return
-            except StoreError as error:  # of this model's keys: the others' hearts beat on
-                log.error("cannot beat for a model", model=led.name, error=str(error))
+
+    def _beat(self, leds: list["Led"]) -> None:
+        held = [lease.Held(led.name, led.generation, led.term, led.published) for led in leds]
+        for led, answer in zip(leds, lease.beat(self._link, held), strict=True):
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+            if isinstance(answer, TermLost):
+                led.lost = True
+            elif isinstance(answer, StoreError):  # of this model's keys: the others' hearts beat on
+                log.error("cannot beat for a model", model=led.name, error=str(answer))
             else:
+                republish, renew = answer
                 led.republish = led.republish or republish
                 led.renew = max(led.renew, renew)

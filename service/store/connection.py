@@ -84,6 +84,23 @@ class Link:
         except redis.exceptions.NoScriptError:
             return self.call("EVAL", script.source, len(keys), *keys, *arguments)
 
+    def run_many(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+        """Run a script once for each (keys, arguments), sent together. Where one fails, its answer is a StoreError."""
+        self._refresh()
+        self.send([("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls])
+        answers = [self._answer_or_error() for _ in calls]
+        self._grace = 0.0
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            self.call("SCRIPT", "LOAD", script.source)
+            return self.run_many(script, calls)
+        return answers
+
+    def _answer_or_error(self) -> Any:
+        try:
+            return self.read()
+        except redis.ResponseError as error:
+            return _translated(error)
+
     def send(self, commands: Sequence[Sequence[Any]]) -> None:
         """Send commands; `receive` must follow."""
         connection = self._connection

@@ -1,6 +1,9 @@
 """Leadership of a model: a term that never expires, and a heartbeat counter that moves while the learner lives."""
 
-from service.errors import TermLost
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.errors import StoreError, TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -15,16 +18,37 @@ def acquire(link: Link, name: str, generation: bytes, seen: Lead, holder: str) -
     return int(term) or None
 
 
-def beat(link: Link, name: str, generation: bytes, term: int, published: LogId) -> tuple[bool, int]:
-    """Move the heartbeat. Returns whether a republication is asked for, and the least number of the new timeline that
-    is asked for, 0 if none is.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lead that is held: by whom with which term, and what was published of the model last."""
 
-    Raises TermLost if another learner leads, or the model is gone.
+    name: str
+    generation: bytes
+    term: int
+    published: LogId
+
+
+def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError]:
+    """Move heartbeats, in one go: one sync of the disk does for all.
+
+    Returns for each whether a republication is asked for, and the least number of the new timeline that is asked for, 0
+    if none is. In its place TermLost if another learner leads or the model is gone, or what else went wrong with it.
     """
-    answer = link.run(scripts.BEAT, [keys.meta(name), keys.lease(name)], [generation, term, str(published)])
-    if answer is None:
-        raise TermLost(name)
-    return bool(answer[0]), int(answer[1])
+    answers = link.run_many(
+        scripts.BEAT,
+        [
+            ([keys.meta(lead.name), keys.lease(lead.name)], [lead.generation, lead.term, str(lead.published)])
+            for lead in held
+        ],
+    )
+    return [
+        answer
+        if isinstance(answer, StoreError)
+        else TermLost(lead.name)
+        if answer is None
+        else (bool(answer[0]), int(answer[1]))
+        for lead, answer in zip(held, answers, strict=True)
+    ]
 
 
 def release(link: Link, name: str, generation: bytes, term: int, failure: str = "") -> None:

@@ -101,10 +101,10 @@ return redis.call('HINCRBY', KEYS[2], 'term', 1)
 # -> {republication asked for: 0 | 1, least number of a new timeline that is asked for: 0 | number},
 #   or nil if the lead is lost.
 BEAT = Script("""#!lua flags=allow-oom
-local lease = redis.call('HMGET', KEYS[2], 'term', 'republish', 'renew', 'failure')
+local lease = redis.call('HMGET', KEYS[2], 'term', 'republish', 'renew', 'failure', 'counter')
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] or lease[1] ~= ARGV[2] then return false end
-redis.call('HSET', KEYS[2], 'published', ARGV[3], 'republish', 0)
-redis.call('HINCRBY', KEYS[2], 'counter', 1)
+local counter = string.format('%.0f', tonumber(lease[5]) + 1)
+redis.call('HSET', KEYS[2], 'counter', counter, 'published', ARGV[3], 'republish', 0)
 if lease[3] or lease[4] then redis.call('HDEL', KEYS[2], 'renew', 'failure') end
 return {tonumber(lease[2] or 0), tonumber(lease[3] or 0)}
 """)

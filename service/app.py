@@ -1,5 +1,6 @@
 """The Flask application of one web process."""
 
+import gc
 import math
 from http import HTTPStatus
 
@@ -46,6 +47,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(Exception, _tell_of_bug)
     web.replicas.start()
     web.replicas.wait_ready(READY_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is here now stays: looking through it again and again would only delay requests
     return app
 
 

@@ -270,8 +270,8 @@ class Feedback:
                 if time.monotonic() < request.deadline - self._settings.redis_timeout / 2:
                     time.sleep(0.02)
                     continue
-                error.sent = unknown
-                raise vanished(error, "nothing was appended", request.key.decode()) from error
+                outcome = StoreUnavailable(str(error), unknown)
+                raise vanished(outcome, "nothing was appended", request.key.decode()) from error
 
     def _check_memory(self, served: Served, size: int) -> None:
         """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""

@@ -1,5 +1,6 @@
 """Commands to a model from a request: appended to its log, and waited for until the learner has obeyed."""
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from service.errors import (
     StoreUnavailable,
     WrongGeneration,
 )
-from service.idempotency import another_body, new_key, vanished
+from service.idempotency import another_body, body_digest, new_key, vanished
 from service.replica import Served, missing
 from service.store import snapshots
 from service.store.appending import append_command
@@ -59,6 +60,7 @@ def order(
             served.generation,
             token,
             command,
+            body_digest(json.dumps(command).encode() + blob),
             blob=blob,
             checkpoint=checkpoint,
             hyperparameters=hyperparameters,

@@ -98,9 +98,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stopping = self._reload = (
-            False  # no Events: a handler could wait for the lock of what it interrupts
-        )
+        # No Events: a signal's handler could wait for the lock of what it interrupts.
+        self._stopping = self._reload = False
         self._children: list[Child] = []
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Requests that wait: for the result of what they appended, or for a step. Predictions are never starved by them."""
+"""Requests that wait: for Redis, for the result of what they appended, for a step. Predictions are never starved."""
 
 import threading
 from collections.abc import Iterator

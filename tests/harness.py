@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,14 +55,14 @@ class Api:
         self._pool.clear()
 
 
-class Served:
+class Served(ABC):
     """Models behind HTTP."""
 
     api: Api
 
+    @abstractmethod
     def log(self) -> str:
         """What the processes behind it have printed."""
-        raise NotImplementedError
 
     def create(self, spec: dict[str, Any]) -> str:
         """Create a model; returns its name, which no other model has."""
@@ -190,6 +191,11 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("FRESHET_") and name != "REDIS_URL"
     }
+
+
+def crowd() -> float:
+    """How many times longer things take, at least once, where other work shares the processors."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from service.errors import (
     StoreUnavailable,
     WrongGeneration,
 )
-from service.idempotency import another_body, new_key, vanished
+from service.idempotency import another_body, body_digest, new_key, vanished
 from service.logs import log
 from service.replica import Served, missing
 from service.retraining import Retraining, start_of
@@ -62,7 +62,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     link, name = here.links.mine(), served.name
     token = key or new_key()
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
-    digest = hashlib.sha256(raw).hexdigest()
+    digest = body_digest(raw).decode()
     try:
         started = jobs.start(link, name, served.generation, job_id, request, digest)
     except WrongGeneration as error:

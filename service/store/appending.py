@@ -1,6 +1,5 @@
 """Appending observations and commands to a model's log, and what is kept with the key of a request."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -136,21 +135,20 @@ def append_command(
     generation: bytes,
     key: bytes,
     command: dict[str, Any],
+    digest: bytes,
     *,
     blob: bytes = b"",
     checkpoint: str = "",
     hyperparameters: dict[str, Any] | None = None,
     blobs: int = 10,
 ) -> LogId | None:
-    """Append a command, or find the one that was appended with this key. Returns its log id.
+    """Append a command, or find the one that was appended with this key and digest. Returns its log id.
 
     What it names is kept with it: `blob`, or a copy of the state of `checkpoint`; then None is returned if there is no
     such checkpoint. `hyperparameters` are noted as the model's live ones. `blobs` of the newest commands are kept.
     Raises WrongGeneration; KeyUsed if something else was done with the key; LogCrowded if too many commands stand at
     this position or wait for the learner.
     """
-    asked = json.dumps(command)
-    digest = hashlib.blake2b(asked.encode() + blob, digest_size=8).hexdigest().encode()
     kind, *values = link.run(
         COMMAND,
         [
@@ -158,7 +156,7 @@ def append_command(
             *(*keys.seen(name), *keys.answers(name)),
         ],
         [
-            *(generation, key, asked, blob, checkpoint, 2 * blobs),
+            *(generation, key, json.dumps(command), blob, checkpoint, 2 * blobs),
             *(json.dumps(hyperparameters) if hyperparameters else "", digest),
         ],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import oracle
-from tests.harness import Server, running, wait_until
+from tests.harness import Server, crowd, running, wait_until
 
 PARTS = ("learner", "web", "redis")
 RECOVERY_SECONDS = 5.0
@@ -85,9 +85,7 @@ def experiment(folder: Path, seed: int, kills: int, pause: float, think: float) 
         found.run(parts)
         print(found.report())
         slowest = max(seconds for part in PARTS for seconds in found.recoveries[part])
-        # Where other work shares the processors, starting a process takes longer in proportion.
-        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert slowest < RECOVERY_SECONDS * crowd, found.report()
+        assert slowest < RECOVERY_SECONDS * crowd(), found.report()
 
 
 def test_random_kills_lose_nothing_and_count_nothing_twice(folder: Path) -> None:

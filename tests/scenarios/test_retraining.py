@@ -196,6 +196,7 @@ def test_a_killed_trainer_leaves_its_job_to_the_next_within_two_minutes(folder: 
         wait_until(lambda: server.api("GET", where).body["stage"] == "training", 60, server.log)
         assert server.api("DELETE", where).status == 202
         assert ended(server, where)["state"] == "cancelled"
+        assert accuracy(server) < 0.9
         assert not promotions(server.api, "m")  # one is kept before each promotion
 
 

@@ -12,7 +12,7 @@ from service.settings import load_settings
 
 _settings = load_settings()
 
-wsgi_app = "service.app:create_app()"
+wsgi_app = "service.web.app:create_app()"
 _address = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_address}:{_settings.port}"
 

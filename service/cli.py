@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from service import failpoints, logs
-from service.embedded import opened, redis_url
+from service.client.feed_command import feed
+from service.client.retrain_command import retrain
 from service.errors import ServiceError, StoreUnavailable
-from service.feed_command import feed
-from service.retrain_command import retrain
-from service.settings import Settings, load_settings
+from service.host.embedded import opened
+from service.settings import Settings, load_settings, redis_url
 from service.store.connection import Link, check_server
 
 
@@ -39,7 +39,7 @@ def cli() -> None:
 )
 def serve(**options: Any) -> None:
     """Run everything on this machine: Redis (unless REDIS_URL is set), learner and web."""
-    from service.supervisor import Supervisor
+    from service.host.supervisor import Supervisor
 
     settings = load_settings(**options)
     logs.configure(settings, "serve")
@@ -51,14 +51,14 @@ def web() -> None:
     """Run the web processes: gunicorn, in the foreground."""
     settings = load_settings()
     _check(settings)
-    configuration = Path(__file__).with_name("gunicorn_conf.py")
+    configuration = Path(__file__).parent / "web" / "gunicorn_conf.py"
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
 
 
 @cli.command()
 def learner() -> None:
     """Run a learner: it leads the models that no other learner leads."""
-    from service.learner import Learner
+    from service.learner.learner import Learner
 
     settings = load_settings()
     logs.configure(settings, "learner")
@@ -74,19 +74,19 @@ def learner() -> None:
 def trainer() -> None:
     """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
-    from service.store import workers
+    from service.trainer import worker
 
     settings = load_settings()
     logs.configure(settings, "trainer")
     _check(settings)
     os.nice(settings.trainer_nice)
-    workers.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
+    worker.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
 
 
 @cli.command("warm-up")
 def warm_up() -> None:
     """Compile what learning needs and keep it, so that a learner starts at once. For installations and images."""
-    from service.learner import compile_loop
+    from service.replay.compiling import compile_loop
 
     compile_loop()
 
@@ -103,7 +103,7 @@ def verify(model: str, **options: Any) -> None:
     Exit status: 0 if all is equal, 1 if a state differs, 3 if there is a stretch that cannot be replayed or nothing to
     compare. Needs no running server, and may run beside one.
     """
-    from service.verify import LINK_SECONDS, verify
+    from service.replay.verify import LINK_SECONDS, verify
 
     settings = load_settings(**options)
     with opened(settings) as url:

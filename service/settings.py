@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import SettingsError
 
 PREFIX = "FRESHET_"
+LONGEST_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un less the final zero
 
 
 class Settings(BaseSettings):
@@ -124,3 +125,16 @@ def environment(settings: Settings) -> dict[str, str]:
     if settings.redis_url:
         variables["REDIS_URL"] = settings.redis_url
     return variables
+
+
+def socket_path(settings: Settings) -> Path:
+    """Where the embedded server listens. Raises SettingsError if the path is too long for a socket."""
+    path = settings.data_dir.resolve() / "redis.sock"
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise SettingsError(f"the data folder's path is too long for a socket in it: {path}")
+    return path
+
+
+def redis_url(settings: Settings) -> str:
+    """REDIS_URL if it is set, else the embedded server's address."""
+    return settings.redis_url or f"unix://{socket_path(settings)}"

@@ -15,7 +15,7 @@ import pytest
 import redis
 import urllib3
 
-from service import embedded
+from service.host import embedded
 from service.settings import Settings
 from tests.harness import FRESHET, Api, Served, alive, clean_environment, descendants, free_port, wait_until
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from service import failpoints
-from service.blocks import Block
 from service.errors import KeyUsed, LogCrowded, WrongGeneration
 from service.store import keys
+from service.store.blocks import Block
 from service.store.command_scripts import COMMAND
 from service.store.connection import Link
 from service.store.feedback_scripts import APPEND, KEEP, KEEP_ANSWER, KEPT, SEEN

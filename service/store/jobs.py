@@ -16,7 +16,7 @@ from service.store import job_scripts, keys
 from service.store.connection import Link
 from service.store.log import LogId
 
-FUNCTION = "service.trainer.retrain"
+FUNCTION = "service.trainer.job.retrain"
 """What RQ calls, with the model's name, the job's id and the number of the attempt."""
 
 SILENCE = 15.0

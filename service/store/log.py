@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.blocks import Block
 from service.store import keys, scripts
+from service.store.blocks import Block
 from service.store.connection import Link
 
 

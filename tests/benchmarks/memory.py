@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from model import ModelSpec, OnlineModel
-from service import embedded
-from service.blocks import Block
-from service.idempotency import new_key
-from service.settings import Settings
+from service.host import embedded
+from service.settings import Settings, redis_url
 from service.store import keys, models, pending
 from service.store.appending import Append, Limits, append, keep_answer
+from service.store.blocks import Block
 from service.store.connection import Link
+from service.web.idempotency import new_key
 
 SPEC = {"task": "binary", "features": 20, "layers": [{"units": 64}, {"units": 32}]}
 NAME = "m"
@@ -116,7 +116,7 @@ def main() -> None:
         server = subprocess.Popen(embedded.command(settings), stderr=subprocess.DEVNULL)
         try:
             embedded.wait_until_ready(settings, 20)
-            found = measured(Sample(Link(embedded.redis_url(settings), 30)), rows)
+            found = measured(Sample(Link(redis_url(settings), 30)), rows)
         finally:
             server.terminate()
             server.wait()

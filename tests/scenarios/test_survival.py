@@ -187,7 +187,7 @@ def test_what_was_acknowledged_is_on_disk_though_its_fsync_is_slow(folder: Path)
 def offline_redis(server: Server) -> redis.Redis:
     """The data folder's own server without Freshet around it."""
     code = (
-        "from service import embedded, settings; import os;"
+        "from service import settings; from service.host import embedded; import os;"
         f"s = settings.load_settings(data_dir=__import__('pathlib').Path({str(server.data_dir)!r}));"
         "c = embedded.command(s); os.execv(c[0], c)"
     )

@@ -10,7 +10,7 @@ import pytest
 import redis
 from safetensors.numpy import load, save
 
-from service.verify import difference
+from service.replay.verify import difference
 from tests.harness import FRESHET, Server, running, wait_until
 
 SPEC = {
@@ -71,7 +71,7 @@ def verified(server: Server, name: str = "m") -> subprocess.CompletedProcess[str
 def tamper(server: Server, change) -> None:  # type: ignore[no-untyped-def]
     """Change the embedded server's keys while nothing else runs."""
     code = (
-        "import sys, pathlib\nfrom service import embedded, settings\n"
+        "import sys, pathlib\nfrom service import settings\nfrom service.host import embedded\n"
         f"with embedded.opened(settings.load_settings(data_dir=pathlib.Path({str(server.data_dir)!r}))) as url:\n"
         "    print(url, flush=True)\n    sys.stdin.read()\n"
     )

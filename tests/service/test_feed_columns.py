@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from service.feed_columns import Columns, choose_columns, infer_feature, infer_spec, observations
-from service.feed_source import FileError, open_source
+from service.client.columns import Columns, choose_columns, infer_feature, infer_spec, observations
+from service.client.source import FileError, open_source
 
 
 def ignore(text):

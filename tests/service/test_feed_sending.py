@@ -7,9 +7,9 @@ from threading import Thread
 
 import pytest
 
-from service.feed import Options, run
-from service.feed_command import Silence
-from service.feed_source import FeedError
+from service.client.feed import Options, run
+from service.client.feed_command import Silence
+from service.client.source import FeedError
 
 
 class ScriptedServer(ThreadingHTTPServer):

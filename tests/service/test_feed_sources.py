@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from service.feed_source import FileError, open_source
+from service.client.source import FileError, open_source
 
 
 def read(path):

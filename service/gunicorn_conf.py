@@ -1,1 +1,0 @@
-../deploy/gunicorn.conf.py

@@ -1,0 +1,1 @@
+"""What a retraining request and a schedule are."""

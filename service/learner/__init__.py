@@ -1,0 +1,1 @@
+"""The learner: the only writer of a model."""

@@ -1,0 +1,317 @@
+"""The learner: the only writer of a model. It reads the log, takes a step per observation, publishes, snapshots."""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from service import failpoints
+from service.errors import LogGap, StoreError, StoreFull, StoreUnavailable, TermLost, WrongGeneration
+from service.learner.leadership import BEAT, Bench, Candidates, Heart
+from service.learner.led import Led, grouped
+from service.logs import log
+from service.processes import identity
+from service.replay.compiling import compile_loop
+from service.settings import Settings
+from service.store import lease, models
+from service.store.connection import Link
+from service.store.log import Entry, parse_entries, parse_read, read_after, read_command, token_at
+
+ENTRIES_AT_ONCE = 256  # read from a log at once, at most
+UNANSWERED = 1000  # commands sent without their answers being read, at most
+GATHER = 0.003  # seconds to gather entries in while several come at a time: a round costs more than an entry
+ENOUGH = 32  # entries in one read from which gathering is not worth while
+WAIT = 0.1  # seconds that a read waits for the first entry
+
+
+class Learner:
+    """Leads the models that nobody leads. `step()` does one round; `run()` repeats it until `stop()`."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.settings = settings
+        self.link = Link(url, settings.redis_timeout)
+        self._stream = Link(url, settings.redis_timeout)  # for publishing and reading logs
+        self._crowded = False  # entries come faster than one by one: gather some before the next read
+        self._unanswered = 0  # commands that were sent on it
+        self.led: dict[str, Led] = {}
+        self._heart = Heart(self, Link(url, settings.redis_timeout))
+        self._candidates = Candidates(settings.lease_seconds)
+        self._bench = Bench()
+        self._holder = identity()
+        self._looked_at = -math.inf
+        self._connected = True
+        self._stopping = False  # no Event: its lock may be held when a signal's handler sets it
+        self.progress_at = time.monotonic()
+
+    def run(self) -> None:
+        """Learn until `stop()` is called, then snapshot and give up the lead of every model."""
+        self._warm_up()
+        self._heart.start()
+        while not self._stopping:
+            try:
+                self.step()
+            except StoreUnavailable as error:
+                self._disconnected(error)
+            except StoreError as error:  # an answer that no single model can be blamed for yet
+                log.exception("an answer of Redis that nobody expected")
+                self._disconnected(error)
+        self._heart.stop()
+        self._hand_over()
+
+    def stop(self) -> None:
+        """Let `run` end after its current round. Only sets a flag: safe in a signal handler."""
+        self._stopping = True
+
+    def step(self) -> None:
+        """One round: take over models without a learner, then read the logs and learn."""
+        self.progress_at = now = time.monotonic()
+        if not self._connected:
+            self._resume()
+        if now - self._looked_at >= BEAT:
+            self._looked_at = now
+            self._look_for_models()
+        for led in list(self.led.values()):
+            if led.lost:
+                self._drop(led, "another learner leads it")
+            elif led.renew:
+                with self._only(led):
+                    self._renew(led)
+        if not self.led:
+            time.sleep(BEAT / 5)
+            return
+        self._read_and_learn()
+
+    def _warm_up(self) -> None:
+        """Load the compiled loop. Meanwhile the leases of learners that have died run out."""
+        compiling = threading.Thread(target=compile_loop, name="compile", daemon=True)
+        compiling.start()
+        while compiling.is_alive() and not self._stopping:
+            with suppress(StoreError):
+                found = models.describe(self.link, list(models.names(self.link)))
+                self._candidates.free(found, time.monotonic())
+            compiling.join(BEAT)
+
+    @contextmanager
+    def _only(self, led: Led) -> Iterator[None]:
+        """What goes wrong with one model stays with it: it is dropped and told of, the others are led on."""
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except TermLost:
+            self._drop(led, "another learner leads it")
+        except WrongGeneration:
+            self._drop(led, "another model took its name")
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
+            log.exception("a model cannot be led", model=led.name, step=led.model.step)
+            self._give_up(led.name, led.generation, led.term, error)
+
+    # -- leading ---------------------------------------------------------------------------------------------
+
+    def _look_for_models(self) -> None:
+        known = models.names(self.link)
+        for led in list(self.led.values()):
+            if known.get(led.name) != led.generation:
+                self._drop(led, self._why_gone(led))
+        now = time.monotonic()
+        unled = [
+            name for name in known if name not in self.led and not self._bench.has(name, known[name], now)
+        ]
+        free = self._candidates.free(models.describe(self.link, unled), now)
+        random.shuffle(free)
+        # Half of what is free: learners that start together share the models.
+        for name, (meta, lead) in free[: (len(free) + 1) // 2]:
+            term = lease.acquire(self.link, name, meta.generation, lead, self._holder)
+            if term is not None:
+                self._take_over(name, meta, term)
+
+    def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
+        try:
+            led = Led.load(self.settings, self.link, name, meta, term)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
+            log.exception("a model cannot be loaded", model=name)
+            self._give_up(name, meta.generation, term, error)
+            return
+        self.led[name] = led
+        with self._only(led):
+            self._catch_up(led)
+            self._bench.leave(name)
+            log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
+
+    def _catch_up(self, led: Led) -> None:
+        """Apply the whole tail of the log, before any weights are published."""
+        while not self._stopping:
+            entries = read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE)
+            if not entries:
+                return
+            for group in grouped(entries):
+                self._send(led.apply(group))
+            self.progress_at = time.monotonic()
+
+    def _drop(self, led: Led, why: str) -> None:
+        self.led.pop(led.name, None)
+        log.warning("leads no longer", model=led.name, term=led.term, why=why)
+
+    def _give_up(self, name: str, generation: bytes, term: int, error: Exception) -> None:
+        """Let another learner try a model, say why, and leave it alone for a while."""
+        self.led.pop(name, None)
+        self._bench.sit(name, generation, time.monotonic())
+        with suppress(StoreError):
+            lease.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
+
+    def _why_gone(self, led: Led) -> str:
+        if models.was_deleted(self.link, led.generation):
+            return "the model was deleted"
+        log.error("Redis has lost a model: it came back empty or older", model=led.name, step=led.model.step)
+        return "Redis has lost the model"
+
+    # -- learning --------------------------------------------------------------------------------------------
+
+    def _read_and_learn(self) -> None:
+        for led in list(self.led.values()):
+            with self._only(led):
+                self._send_with_weights(led, [])
+        if self.led:
+            self._read_logs()
+        for led in list(self.led.values()):
+            if led.snapshot_due():
+                self._snapshot(led)
+
+    def _read_logs(self) -> None:
+        """Read what comes after what was applied, and learn it. Answers to what was sent before come first."""
+        positions = {name: led.log_id for name, led in self.led.items()}
+        if self._crowded:
+            time.sleep(GATHER)
+        self._send([read_command(positions, ENTRIES_AT_ONCE, WAIT)])
+        self._publish_while_waiting()
+        answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
+        read = parse_read(list(positions), answer)
+        self._crowded = 1 < sum(map(len, read.values())) < ENOUGH
+        for name, entries in read.items():
+            led = self.led[name]
+            with self._only(led):
+                try:
+                    self._apply(led, parse_entries(entries))
+                except LogGap as error:
+                    self._reload(led, str(error))
+
+    def _publish_while_waiting(self) -> None:
+        """Publish what is held back when it falls due, although no entries come.
+
+        Redis looks at the end of a blocking read only `hz` times a second (10 by default): a short one would end late.
+        """
+        while (patience := self._patience()) < WAIT:
+            if self._unanswered > 1:
+                self._stream.receive(self._unanswered - 1)
+                self._unanswered = 1
+            if self._stream.readable(patience):
+                return
+            for led in list(self.led.values()):
+                with self._only(led):
+                    if led.publication_is_due:
+                        with led.publish_cost.measured():
+                            self.link.call_many([led.publication()])
+
+    def _apply(self, led: Led, entries: list[Entry]) -> None:
+        for group in grouped(entries):
+            commands = led.apply(group)
+            failpoints.reach("after-step")
+            self._send_with_weights(led, commands)
+
+    def _send_with_weights(self, led: Led, commands: list[tuple[object, ...]]) -> None:
+        """Send commands, and the model's weights with them if that is due: web processes wake once for both."""
+        if not led.publication_is_due:
+            return self._send(commands)
+        with led.publish_cost.measured():
+            return self._send([*commands, led.publication()])
+
+    def _send(self, commands: list[tuple[object, ...]]) -> None:
+        if commands:
+            self._stream.send(commands)
+            self._unanswered += len(commands)
+        if self._unanswered > UNANSWERED:
+            self._answers(self.settings.redis_timeout)
+
+    def _answers(self, timeout: float) -> list[Any]:
+        sent, self._unanswered = self._unanswered, 0
+        return self._stream.receive(sent, timeout)
+
+    def _patience(self) -> float:
+        """Seconds to wait for entries: until the next publication that is held back, at most WAIT."""
+        now = time.monotonic()
+        due = [led.publication_due_at() for led in self.led.values()]
+        return max(0.001, min([WAIT, *(at - now for at in due if at is not None)]))
+
+    def _snapshot(self, led: Led) -> None:
+        with self._only(led):
+            try:
+                led.snapshot(self.link)
+            except (
+                StoreFull
+            ) as error:  # the lead is kept, the log too; the next try is due like a next snapshot
+                led.snapshot_at = time.monotonic()
+                log.error("no snapshot", model=led.name, error=str(error))
+
+    def _hand_over(self) -> None:
+        for led in list(self.led.values()):
+            try:
+                if led.snapshot_id != led.log_id:
+                    led.snapshot(self.link)
+                lease.release(self.link, led.name, led.generation, led.term)
+            except StoreError as error:
+                log.warning("could not hand over", model=led.name, error=str(error) or type(error).__name__)
+
+    # -- when Redis was away ----------------------------------------------------------------------------------
+
+    def _disconnected(self, error: StoreError) -> None:
+        if self._connected:
+            log.warning("lost Redis", error=str(error))
+        self._connected = False
+        self._stream.close()
+        self._unanswered = 0
+        self.progress_at = time.monotonic()
+        time.sleep(0.1)
+
+    def _resume(self) -> None:
+        """After a reconnect: go on if the log is the one that was applied, else say so and reload."""
+        known = models.describe(self.link, list(self.led))
+        for led in list(self.led.values()):
+            found = known[led.name]
+            with self._only(led):
+                if found is None or found[0].generation != led.generation:
+                    self._drop(led, self._why_gone(led))
+                elif found[1].term != led.term:
+                    self._drop(led, "another learner leads it")
+                elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
+                    self._reload(led, "after a reconnect the log is not the one that was applied")
+                else:
+                    led.republish = True
+        self._connected = True
+        log.info("Redis is back")
+
+    def _reload(self, led: Led, why: str) -> None:
+        """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""
+        log.error("new timeline", model=led.name, step=led.model.step, why=why)
+        timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
+        found = models.describe(self.link, [led.name])[led.name]
+        if found is None:
+            self._drop(led, self._why_gone(led))
+            return
+        fresh = Led.load(self.settings, self.link, led.name, found[0], led.term)
+        fresh.timeline = timeline
+        self.led[led.name] = fresh
+        self._catch_up(fresh)
+
+    def _renew(self, led: Led) -> None:
+        """Start the new timeline that a web process asks for: it has seen more than Redis and this learner know of."""
+        least, led.renew = led.renew, 0
+        if led.timeline < least:
+            why = "a web process has seen the model at a later step than the log reaches"
+            log.error("new timeline", model=led.name, step=led.model.step, why=why)
+            led.timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, least)
+            led.republish = True

@@ -1,0 +1,1 @@
+"""What turns a snapshot and a log into a state."""

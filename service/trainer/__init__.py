@@ -1,0 +1,1 @@
+"""The trainer: runs retraining jobs."""

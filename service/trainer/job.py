@@ -1,0 +1,311 @@
+"""A retraining job, from the log to the promote command. RQ calls `retrain` in a process of its own."""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rq.timeouts import JobTimeoutException
+
+from model import ModelSpec, OnlineModel
+from model.errors import ModelError, StateError
+from service import failpoints, logs
+from service.errors import Invalid, StoreError, StoreUnavailable
+from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
+from service.logs import log
+from service.replay.commands import REPLACING, Sources, obey
+from service.settings import Settings, load_settings, redis_url
+from service.store import jobs, models
+from service.store.connection import Link
+from service.store.jobs import Attempt
+from service.store.log import Entry, read_after
+from service.trainer.heartbeat import Cancelled, JobLost, Pulse
+from service.trainer.progress import Progress, Score
+from service.trainer.rows import Base, Piece, Rows, base_before, read_pieces
+
+BEHIND = 1000  # observations that a candidate may be behind the log's head when it is promoted
+REDIS_TIMEOUT = 10.0  # seconds; candidates can be large
+
+
+class JobFailed(StoreError):
+    """The job cannot be done as asked."""
+
+
+def retrain(name: str, job_id: str, number: int) -> None:
+    """Do one attempt at a job. Whatever happens, the live model goes on as it is until a promote command."""
+    settings = load_settings()
+    logs.configure(settings, "trainer")
+    failpoints.configure(settings)
+    attempt = Attempt(name, job_id, number)
+    link = Link(redis_url(settings), REDIS_TIMEOUT)
+    if not attempt.begin(link):
+        log.info("a job that is not to be run", job=job_id, attempt=number)
+        return
+    pulse = Pulse(attempt, Link(redis_url(settings), REDIS_TIMEOUT))
+    pulse.start()
+    try:
+        Run(settings, link, attempt, pulse).go()
+    except Cancelled:
+        attempt.finish(link, "cancelled", None)
+    except JobLost:
+        log.warning("another trainer has the job, or its model is gone", job=job_id, attempt=number)
+    except JobTimeoutException:
+        link.close()  # it may have struck between a command and its answer
+        attempt.finish(link, "failed", None, f"it took more than {settings.max_job_seconds} s")
+    except StoreUnavailable:
+        raise  # silence: another attempt takes the job up
+    except (StoreError, ModelError, Invalid) as error:
+        attempt.finish(link, "failed", None, str(error))
+    except Exception:
+        attempt.finish(link, "failed", None, "an error in the trainer; its log says more")
+        raise
+    finally:
+        pulse.end()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which observations: those after `start` are for training, those after `split` up to `head` for validation."""
+
+    start: int
+    split: int
+    head: int
+    base: Base | None  # a state of the live model from before the validation rows
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"training": self.split - self.start, "validation": self.head - self.split}
+
+
+class Run:
+    """One attempt: `go` takes it through its stages."""
+
+    def __init__(self, settings: Settings, link: Link, attempt: Attempt, pulse: Pulse) -> None:
+        self.settings = settings
+        self.link = link
+        self.attempt = attempt
+        self.pulse = pulse
+        self.name = attempt.name
+        job = jobs.load(link, attempt.name, attempt.id)
+        found = models.describe(link, [attempt.name])[attempt.name]
+        if job is None or found is None:
+            raise JobLost
+        self.meta = found[0]
+        self.asked = Retraining.model_validate_json(json.dumps(job.request["retrain"]))
+        rebuilt = job.request.get("spec")
+        self.rebuilt = None if rebuilt is None else ModelSpec.model_validate_json(json.dumps(rebuilt))
+
+    def go(self) -> None:
+        """Load, train, catch up, judge, promote. Raises Cancelled, JobLost, StoreError, ModelError."""
+        plan, pieces = self._load()
+        rows = Rows.of(pieces, plan.start, plan.split, plan.head)
+        live = None if plan.base is None else self._live_at(plan, pieces)
+        trained = self._train(live, rows)
+        candidate = self._candidate(live, trained)
+        judged = self._judge(live, candidate, plan, pieces, rows)
+        result = {"rows": plan.counts, **judged}
+        better = (judged["validation_loss"] or math.inf) < (judged["live_loss"] or math.inf)
+        if self.asked.promote == "never" or (self.asked.promote == "if_better" and not better):
+            why = (
+                "it was not to be" if self.asked.promote == "never" else "it is no better than the live model"
+            )
+            self.attempt.finish(self.link, "succeeded", {**result, "promoted": False, "why": why})
+            return
+        self._promote(candidate, pieces[-1].entry, result)
+
+    def _enter(self, stage: str) -> None:
+        self.pulse.tell(stage)
+        failpoints.reach(f"job-{stage}")
+
+    # -- loading ---------------------------------------------------------------------------------------------
+
+    def _load(self) -> tuple[Plan, list[Piece]]:
+        head = self.meta.head.position
+        start = start_of(self.asked.window, self.link, self.name, head)
+        self.pulse.pin = start
+        self._enter("loading")
+        training, _ = self.asked.counts(head - start)
+        plan = self._with_base(start, start + training, head)
+        first = start if plan.base is None else min(start, plan.base.log_id.position)
+        self.pulse.pin = first
+        self.pulse.tell()
+        pieces = read_pieces(self.link, self.name, first, plan.split, head, self.pulse.check)
+        # From here on only what comes after the window is needed of the log.
+        self.pulse.pin = head
+        return plan, pieces
+
+    def _with_base(self, start: int, split: int, head: int) -> Plan:
+        """The plan with the live model's newest state that has seen no validation row.
+
+        If none is old enough, the oldest there is moves the split: fewer rows are left for validation.
+        """
+        base = base_before(self.link, self.name, self.meta, split, head)
+        if base is not None and base.log_id.position <= split:
+            return Plan(start, split, head, base)
+        if self.asked.promote != "if_better" and (self.asked.start == "scratch" or self.rebuilt is not None):
+            return Plan(start, split, head, None)
+        if base is None or head - base.log_id.position < min(LEAST_ROWS // 2, head - split):
+            raise JobFailed(
+                "no checkpoint from before the validation rows is left to compare with: take one "
+                "(POST …/checkpoints) and come back, or ask for a smaller validation share"
+            )
+        return Plan(start, base.log_id.position, head, base)
+
+    def _live_at(self, plan: Plan, pieces: list[Piece]) -> OnlineModel:
+        """The live model as it was before it took the first validation row: replayed, bit for bit."""
+        assert plan.base is not None
+        model = plan.base.model()
+        sources = Sources(self.link, self.name)
+        for piece in pieces:
+            if piece.after < plan.base.log_id.position or piece.entry.log_id <= plan.base.log_id:
+                continue
+            if piece.position > plan.split or (piece.position == plan.split and piece.entry.command):
+                break
+            self.pulse.check()
+            model = piece.apply(model, sources)
+        return model
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _train(self, live: OnlineModel | None, rows: Rows) -> OnlineModel:
+        model = self._start(live)
+        progress = Progress(self.asked, self.pulse, model, rows)
+        self.pulse.tell("training", epochs=self.asked.epochs, rows=len(rows.training), losses=[])
+        X, y, weights = rows.training.features, rows.training.labels, rows.training.weights
+        with self.pulse.interrupting():
+            model.fit(
+                X,
+                y,
+                weights=weights,
+                epochs=self.asked.epochs,
+                batch_size=self.asked.batch_size,
+                seed=self.asked.seed,
+                on_epoch=progress.on_epoch,
+            )
+        self.pulse.tell()
+        return progress.best_model()
+
+    def _start(self, live: OnlineModel | None) -> OnlineModel:
+        spec = self.rebuilt or self._spec(live)
+        if self.asked.optimizer is not None:
+            spec = spec.model_copy(update={"optimizer": self.asked.optimizer})
+        model = OnlineModel(spec)
+        if self.rebuilt is None and live is not None:
+            if self.asked.start == "current":
+                model.adopt(live)
+            if self.asked.optimizer is None:
+                model.set_learning_rate(live.learning_rate)
+                model.set_clip_norm(live.clip_norm)
+        if self.asked.learning_rate is not None:
+            model.set_learning_rate(self.asked.learning_rate)
+        return model
+
+    def _spec(self, live: OnlineModel | None) -> ModelSpec:
+        return live.spec if live is not None else ModelSpec.model_validate_json(self.meta.current_spec)
+
+    def _candidate(self, live: OnlineModel | None, trained: OnlineModel) -> OnlineModel:
+        """The trained weights as the live model's successor: its optimizer and settings, its place in the log."""
+        candidate = OnlineModel(self.rebuilt or self._spec(live))
+        if live is not None:
+            candidate.inherit(live)
+            if self.rebuilt is None:
+                candidate.set_learning_rate(live.learning_rate)
+                candidate.set_clip_norm(live.clip_norm)
+        candidate.adopt(trained)
+        return candidate
+
+    # -- judging ---------------------------------------------------------------------------------------------
+
+    def _judge(
+        self,
+        live: OnlineModel | None,
+        candidate: OnlineModel,
+        plan: Plan,
+        pieces: list[Piece],
+        rows: Rows,
+    ) -> dict[str, float | None]:
+        """Let both learn the validation rows, each predicted first, and compare the losses of those predictions."""
+        self._enter("judging")
+        if live is not None and live.spec.output != candidate.spec.output:
+            live = None  # probabilities and margins do not compare
+        scores = {"validation_loss": Score(candidate.spec, rows), "live_loss": Score(candidate.spec, rows)}
+        sources = Sources(self.link, self.name)
+        for piece in pieces:
+            if piece.position < plan.split or (piece.position == plan.split and not piece.entry.command):
+                continue
+            if plan.base is not None and piece.entry.log_id <= plan.base.log_id:
+                continue
+            self.pulse.check()
+            if piece.entry.command is not None:
+                self._follow(candidate, piece.entry, sources)
+                live = live and obey(live, piece.entry, sources)
+                continue
+            scores["validation_loss"].add(piece.learn(candidate), piece.block)
+            if live is not None:
+                scores["live_loss"].add(piece.learn(live), piece.block)
+        return {name: score.mean for name, score in scores.items()}
+
+    def _follow(self, candidate: OnlineModel, entry: Entry, sources: Sources) -> None:
+        """Commands that the candidate obeys too: its live settings. What replaces weights is not meant for it."""
+        assert entry.command is not None
+        if entry.command["do"] == "set" and self.rebuilt is None:
+            obey(candidate, entry, sources)
+
+    # -- promoting -------------------------------------------------------------------------------------------
+
+    def _promote(self, candidate: OnlineModel, last: Entry, result: dict[str, Any]) -> None:
+        """Catch up with the log's head and take the live model's place. Raises Cancelled, JobLost, JobFailed."""
+        behind = min(BEHIND, max(1, candidate.spec.keep // 2))
+        while True:
+            self.pulse.tell("catching up")
+            last = self._catch_up(candidate, last, behind)
+            self._enter("saving")
+            state = _sound(candidate)
+            self._enter("promoting")
+            outcome, log_id = self.attempt.promote(
+                self.link,
+                self.meta.generation,
+                state,
+                last.log_id,
+                behind=behind,
+                result={**result, "promoted": True},
+                blobs=self.settings.checkpoints,
+            )
+            if outcome == "appended":
+                log.info("promoted", model=self.name, job=self.attempt.id, log_id=str(log_id))
+                return
+            if outcome == "cancelled":
+                return
+            if outcome == "late":
+                raise JobLost
+            if outcome == "full":
+                time.sleep(0.1)
+
+    def _catch_up(self, candidate: OnlineModel, last: Entry, behind: int) -> Entry:
+        """Learn what has come since, until no more than `behind` observations are missing."""
+        sources = Sources(self.link, self.name)
+        while entries := read_after(self.link, self.name, last.log_id, 64):
+            for entry in entries:
+                self.pulse.check()
+                if entry.command is not None:
+                    if entry.command["do"] in REPLACING:
+                        raise JobFailed("the weights were replaced meanwhile, by a rollback or an upload")
+                    self._follow(candidate, entry, sources)
+                else:
+                    if last.log_id.position + len(entry.block) != entry.log_id.position:
+                        raise JobFailed("more observations came meanwhile than the log may keep for a job")
+                    candidate.learn(entry.block.features, entry.block.labels, entry.block.weights)
+                last = entry
+            self.pulse.pin = last.log_id.position
+        return last
+
+
+def _sound(candidate: OnlineModel) -> bytes:
+    """The candidate's state. Raises JobFailed if a learner could not load it: the training has diverged."""
+    state = candidate.to_bytes()
+    try:
+        OnlineModel.from_bytes(state)
+    except StateError as error:
+        raise JobFailed(f"the training has diverged: {error}; a smaller learning rate may help") from error
+    return state

@@ -1,0 +1,90 @@
+"""Commands to a model from a request: appended to its log, and waited for until the learner has obeyed."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import (
+    Invalid,
+    KeyUsed,
+    StoreUnavailable,
+    WrongGeneration,
+)
+from service.store import snapshots
+from service.store.appending import append_command
+from service.store.log import LogId
+from service.web.context import Web
+from service.web.idempotency import another_body, body_digest, new_key, vanished
+from service.web.replicas.replica import Served, missing
+
+LOOK = 0.01  # seconds between looks at whether it is done
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Where in the log a command stands, and whether the learner has obeyed it."""
+
+    log_id: LogId
+    done: bool
+
+    def told(self, served: Served) -> dict[str, Any]:
+        """What a client is told."""
+        return {
+            "model": served.name,
+            "step": max(served.replica.step, self.log_id.position if self.done else 0),
+            "log_id": str(self.log_id),
+            "done": self.done,
+        }
+
+
+def order(
+    here: Web,
+    served: Served,
+    command: dict[str, Any],
+    key: str | None,
+    *,
+    blob: bytes = b"",
+    checkpoint: str = "",
+    hyperparameters: dict[str, Any] | None = None,
+) -> Ordered:
+    """Append a command, with its blob or a checkpoint's state, and wait at most `apply_timeout` until it is obeyed.
+
+    `key` is the request's Idempotency-Key. Raises Problem and StoreError.
+    """
+    token = (key or new_key()).encode()
+    try:
+        log_id = append_command(
+            here.links.mine(),
+            served.name,
+            served.generation,
+            token,
+            command,
+            body_digest(json.dumps(command).encode() + blob),
+            blob=blob,
+            checkpoint=checkpoint,
+            hyperparameters=hyperparameters,
+            blobs=here.settings.checkpoints,
+        )
+    except KeyUsed:
+        raise another_body() from None
+    except WrongGeneration as error:
+        raise missing(here.links.mine(), served) from error
+    except StoreUnavailable as error:
+        raise vanished(error, "nothing was changed", token.decode()) from error
+    if log_id is None:
+        detail = f"there is no checkpoint {checkpoint!r}"
+        raise Invalid(f"/checkpoint: {detail}", [("/checkpoint", detail)])
+    return Ordered(log_id, _wait(here, served, log_id))
+
+
+def _wait(here: Web, served: Served, log_id: LogId) -> bool:
+    """Wait until the command is in the snapshot and this process predicts with what it did."""
+    deadline = time.monotonic() + here.settings.apply_timeout
+    with here.waiting.place() as may_wait:
+        while may_wait and time.monotonic() < deadline:
+            place = snapshots.place(here.links.mine(), served.name, served.generation)
+            if place is not None and place >= log_id and served.replica.log_id >= log_id:
+                return True
+            time.sleep(LOOK)
+    return False

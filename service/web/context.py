@@ -1,0 +1,75 @@
+"""What the routes of one web process share, and how answers are written."""
+
+import secrets
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
+
+from flask import Response, current_app, request
+from pydantic_core import to_json
+
+from service.errors import Invalid, Unavailable, WrongMediaType
+from service.settings import Settings
+from service.store.connection import Links
+from service.web.feedback.submit import Feedback
+from service.web.idempotency import NAME
+from service.web.replicas.replica import Served
+from service.web.replicas.replicas import Replicas
+from service.web.waiting import Waiting
+
+
+@dataclass(frozen=True)
+class Web:
+    """One web process."""
+
+    settings: Settings
+    links: Links
+    waiting: Waiting
+    replicas: Replicas
+    feedback: Feedback
+
+    @classmethod
+    def create(cls, settings: Settings, url: str) -> "Web":
+        """A web process on the Redis at `url`; its replicas are not started."""
+        name = secrets.token_hex(4)
+        links = Links(url, settings.redis_timeout)
+        waiting = Waiting(settings.web_threads)
+        replicas = Replicas(url, settings.redis_timeout, name, waiting)
+        return cls(settings, links, waiting, replicas, Feedback(settings, links, name, waiting))
+
+    def served(self, name: str) -> Served:
+        """The model of this name. Raises NotFound; Unavailable if Redis would have to be asked and cannot be."""
+        if not self.replicas.ready:
+            raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
+        served = self.replicas.get(name)
+        if served is not None:
+            return served
+        with self.waiting.at_redis():  # it may have been created just now
+            return self.replicas.add(name, self.links.mine())
+
+
+def web() -> Web:
+    """The web process that answers the current request."""
+    return cast(Web, current_app.extensions["freshet"])
+
+
+def json_body() -> bytes:
+    """The raw body of a request that must be JSON. Raises WrongMediaType."""
+    if request.mimetype != "application/json":
+        raise WrongMediaType(
+            f"send application/json, not {request.mimetype or 'nothing'}; curl: -H 'Content-Type: application/json'"
+        )
+    return request.get_data(cache=False)
+
+
+def idempotency_key() -> str | None:
+    """The key that the current request brings. Raises Invalid."""
+    key = request.headers.get(NAME)
+    if key is not None and not 1 <= len(key) <= 128:
+        raise Invalid(f"{NAME}: 1 to 128 characters", [(NAME, "1 to 128 characters")])
+    return key
+
+
+def answer(body: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(to_json(body) + b"\n", status, headers, mimetype="application/json")

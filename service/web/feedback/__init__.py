@@ -1,0 +1,1 @@
+"""Feedback: observations checked, appended and answered."""

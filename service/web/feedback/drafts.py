@@ -1,0 +1,127 @@
+"""The observations of one request, encoded, and what speaks against appending them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from model.errors import RowError
+from service.errors import Invalid
+from service.schemas import ABSENT, Observation
+from service.store.blocks import Block
+from service.store.pending import Awaiting
+from service.web.replicas.replica import Served
+
+NO_PREDICTION = (
+    "no prediction with this id awaits its label: it was never made, has expired or made room for others"
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """The observations of one request, encoded.
+
+    `joined` are the rows that consume the prediction that awaits their label, `bare` those of them that came without
+    features of their own. `positions` are rows that were appended before; in the block they are placeholders.
+    """
+
+    block: Block
+    joined: set[int] = field(default_factory=set)
+    bare: set[int] = field(default_factory=set)
+    positions: dict[int, int] = field(default_factory=dict)
+
+    def join(self, row: int, awaiting: Awaiting) -> None:
+        """Let a row consume a prediction, which is scored in place of one made now."""
+        served = self.block.served
+        if served is None:
+            served = np.full((len(self.block), len(awaiting.served)), np.nan)
+            self.block = replace(self.block, served=served)
+        served[row] = awaiting.served
+        self.joined.add(row)
+
+    def part(self, rows: list[int]) -> None:
+        """Let these rows consume no prediction."""
+        assert self.block.served is not None
+        self.block.served[rows] = np.nan
+        self.joined.difference_update(rows)
+
+
+class PredictionGone(Exception):
+    """Predictions that were to be joined do not await their label any more."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+def encode(
+    served: Served,
+    observations: Sequence[Observation],
+    found: Mapping[int, int | Awaiting],
+    prefix: str = "/observations",
+) -> Draft:
+    """The observations as a draft; `found` is what stands for those without features. Raises Invalid.
+
+    The error names the row and the field, `prefix` goes before.
+    """
+    weights = ids = None
+    if any(observation.weight is not None for observation in observations):
+        weights = np.array([1.0 if o.weight is None else o.weight for o in observations])
+    if any(observation.id is not None for observation in observations):
+        ids = [observation.id for observation in observations]
+
+    def where(row: int, part: str, detail: str) -> Invalid:
+        place = (prefix and f"{prefix}/{row}") + f"/{part}"
+        return Invalid(f"{place}: {detail}", [(place, detail)])
+
+    rows = (
+        [row for row in range(len(observations)) if row not in found] if found else range(len(observations))
+    )
+    for row in rows:
+        if observations[row].features is ABSENT:
+            raise where(
+                row, "features", "required, unless a prediction with the observation's id awaits its label"
+            )
+    try:
+        features = served.features.encode([observations[row].features for row in rows])
+    except RowError as error:
+        raise where(rows[error.row], f"features{error.pointer}", error.detail) from None
+    try:
+        labels = served.labels.encode([observation.label for observation in observations])
+    except RowError as error:
+        raise where(error.row, f"label{error.pointer}", error.detail) from None
+    if not found:
+        return Draft(Block(features, labels, weights, None, ids))
+    return _joined(Block(features, labels, weights, None, ids), list(rows), found)
+
+
+def _joined(block: Block, rows: list[int], found: Mapping[int, int | Awaiting]) -> Draft:
+    """The draft of a block whose features are those of `rows` only; the other rows are found."""
+    features = np.full((len(block.labels), block.features.shape[1]), np.nan)
+    features[rows] = block.features
+    draft = Draft(replace(block, features=features))
+    for row, known in found.items():
+        if isinstance(known, Awaiting):
+            features[row] = known.features
+            draft.join(row, known)
+            draft.bare.add(row)
+        else:
+            draft.positions[row] = known
+    return draft
+
+
+def gone(rows: list[int], prefix: str) -> Invalid:
+    places = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
+    return Invalid(f"{places[0]}: {NO_PREDICTION}", [(place, NO_PREDICTION) for place in places])
+
+
+def repeated(block: Block) -> dict[int, int]:
+    """Rows whose id stands in an earlier row of the same request: row -> that earlier row."""
+    if block.ids is None:
+        return {}
+    first: dict[str, int] = {}
+    return {
+        row: first[observation]
+        for row, observation in enumerate(block.ids)
+        if observation is not None and first.setdefault(observation, row) != row
+    }

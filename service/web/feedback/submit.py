@@ -1,0 +1,291 @@
+"""Feedback: observations are encoded, appended to the log exactly once, and their result is waited for."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from service.errors import (
+    StoreFull,
+    StoreUnavailable,
+    TooManyRequests,
+    Unavailable,
+    WrongGeneration,
+)
+from service.schemas import ABSENT, Observation
+from service.settings import Settings
+from service.store import pending
+from service.store.appending import Append, Appended, Limits, append, keep, keep_answer, kept_answer
+from service.store.connection import Links
+from service.store.messages import Result
+from service.store.pending import Awaiting
+from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
+from service.web.feedback.pressure import Pressure
+from service.web.idempotency import Request, Seen, another_body, body_digest, new_key, vanished
+from service.web.replicas.replica import Served, missing
+from service.web.waiting import Waiting
+
+# The result usually comes right behind Redis's answer to the append. Whoever waits for it first sleeps once, not twice.
+RESULT_FIRST = 0.1  # seconds
+SEEN_FIRST = 0.005  # where the answer may be that it was seen before, and no result comes
+ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the observations of one append.
+
+    `rows` are the indices, in the request, of those that were appended; `duplicates` maps the others to the position
+    they have. `result` is None if it was not waited for or did not come; `applied` then tells whether the model's
+    step is known to have passed `position`.
+    """
+
+    position: int
+    rows: list[int]
+    duplicates: dict[int, int] = field(default_factory=dict)
+    applied: bool = False
+    result: Result | None = None
+
+
+@dataclass(slots=True)
+class Repetition:
+    """A request whose key was used before: what came of the first one. `answer` is its answer, if that is kept."""
+
+    position: int
+    appended: int
+    duplicates: int
+    applied: bool
+    answer: bytes | None
+
+
+class Feedback:
+    """Appends observations for one web process, and waits for their results where a place to wait is free."""
+
+    def __init__(self, settings: Settings, links: Links, web: str, waiting: Waiting) -> None:
+        self._settings = settings
+        self._links = links
+        self._web = web
+        self._waiting = waiting
+        self._pressure = Pressure()
+        self._ttl_ms = round(settings.label_ttl * 1000)
+        self._limits = Limits(settings.remembered, settings.max_lag, self._ttl_ms)
+
+    # -- predictions that await their label -------------------------------------------------------------------
+
+    def remember(
+        self, served: Served, ids: list[str], step: int, features: np.ndarray, made: np.ndarray
+    ) -> None:
+        """Remember predictions until their labels come. Raises Unavailable: then nothing is remembered."""
+        try:
+            with self._waiting.at_redis():
+                self._check_memory(served, features.nbytes)
+                pending.remember(
+                    *(self._links.mine(), served.name, served.generation, ids, step, features, made),
+                    label_ttl_ms=self._ttl_ms,
+                    label_bytes=self._settings.label_bytes,
+                )
+        except WrongGeneration as error:
+            raise missing(self._links.mine(), served) from error
+        except (StoreUnavailable, StoreFull) as error:
+            raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
+
+    def look_up(
+        self, served: Served, observations: Sequence[Observation]
+    ) -> dict[int, int | Awaiting | None]:
+        """What stands for the observations with an id and no features: row -> position, prediction or nothing."""
+        rows = [row for row, o in enumerate(observations) if o.features is ABSENT and o.id is not None]
+        if not rows:
+            return {}
+        ids = [observations[row].id or "" for row in rows]
+        try:
+            found = pending.look_up(self._links.mine(), served.name, ids, self._ttl_ms, served.features.width)
+        except StoreUnavailable as error:
+            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+        return dict(zip(rows, found, strict=True))
+
+    def draft(self, served: Served, observations: Sequence[Observation], prefix: str) -> Draft:
+        """The observations of a request, encoded. Raises Invalid, naming the first bad row."""
+        found: dict[int, int | Awaiting] = {}
+        if any(observation.features is ABSENT for observation in observations):
+            with self._waiting.at_redis():
+                looked_up = self.look_up(served, observations)
+            for row, known in looked_up.items():
+                if known is None:
+                    raise gone([row], prefix)
+                found[row] = known
+        return encode(served, observations, found, prefix)
+
+    # -- appending -------------------------------------------------------------------------------------------
+
+    def submit(
+        self, served: Served, draft: Draft, prefix: str, key: str | None, body: bytes
+    ) -> Outcome | Repetition:
+        """Append a draft and wait for its result, at most `apply_timeout` seconds.
+
+        `key` is the request's Idempotency-Key and `body` what it came with. Raises Problem.
+        """
+        token = (key or new_key()).encode()
+        digest = body_digest(body)
+        request = Request(
+            token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates), named=key is not None
+        )
+        with self._waiting.at_redis() as may_wait, self._waiting.waiter(token) as waiter:
+            wait = may_wait and not served.is_late
+            if wait:
+                patience = RESULT_FIRST if key is None and draft.block.ids is None else SEEN_FIRST
+                request = replace(request, meanwhile=lambda: waiter.wait(patience))
+            try:
+                outcome = self.append(served, draft, request, wait)
+            except PredictionGone as error:
+                raise gone(error.rows, prefix) from None
+            if isinstance(outcome, Seen):
+                return self._repetition(served, outcome, digest, token, len(draft.block), wait)
+            if wait and outcome.rows:
+                outcome.result = waiter.wait(self._settings.apply_timeout)
+            outcome.applied = outcome.result is not None or served.replica.step >= outcome.position
+            return outcome
+
+    def keep_answer(self, served: Served, key: str, answer: bytes) -> None:
+        """Keep the answer to the request with this key, for its repetitions. Best effort."""
+        try:
+            keep_answer(
+                self._links.mine(),
+                served.name,
+                served.generation,
+                key.encode(),
+                answer,
+                self._settings.answer_bytes,
+            )
+        except (StoreUnavailable, StoreFull):
+            return
+
+    def _repetition(
+        self, served: Served, seen: Seen, digest: bytes, key: bytes, rows: int, wait: bool
+    ) -> Repetition:
+        first, _, duplicates = seen.record.removeprefix(b"b").partition(b" ")
+        if not seen.record.startswith(b"b") or first != digest:
+            raise another_body()
+        applied = served.wait_for(seen.position, self._settings.apply_timeout if wait else 0)
+        appended, answer = rows - int(duplicates), seen.answer
+        for _ in range(ANSWER_LOOKS if applied and appended else 0):
+            if answer:
+                break
+            time.sleep(ANSWER_PAUSE)  # the first request may be about to keep it
+            answer = kept_answer(self._links.mine(), served.name, key) or b""
+        return Repetition(seen.position, appended, int(duplicates), applied, answer or None)
+
+    def append(self, served: Served, draft: Draft, request: Request, wants_result: bool) -> Outcome | Seen:
+        """Append the rows of a draft that were not appended before, or find what was done with the key.
+
+        Raises PredictionGone, TooManyRequests, Unavailable, OutcomeUnknown, NotFound.
+        """
+        request = replace(request, deadline=time.monotonic() + self._settings.redis_timeout)
+        rows = range(len(draft.block))
+        again = repeated(draft.block)
+        while True:
+            known = draft.positions
+            fresh = [row for row in rows if row not in again and row not in known] if again or known else rows
+            if not fresh:
+                known = known | {row: known[first] for row, first in again.items() if row not in known}
+                position = max(known.values())
+                return self._keep(served, request, position, len(rows)) or Outcome(position, [], known)
+            part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
+            joined = frozenset(place for place, row in enumerate(fresh) if row in draft.joined)
+            wanted = Append(
+                request.token,
+                part,
+                request.key,
+                request.record(len(fresh), len(rows) - len(fresh)),
+                b"" if request.known is None else request.known.to_bytes(),
+                joined,
+                served.replica.step,
+                self._web if wants_result else "",
+            )
+            appended = self._append_once(served, wanted, request)
+            if appended.position:
+                places = _positions(again, fresh, appended.position)
+                return Outcome(appended.position, list(fresh), known | places)
+            if appended.seen:
+                return Seen.parse(appended.seen, appended.answer)
+            self._adapt(served, draft, fresh, appended)
+
+    def _keep(self, served: Served, request: Request, position: int, duplicates: int) -> Seen | None:
+        """Keep with a key that all were duplicates. Returns what is kept with it already, if that is something else.
+
+        Raises Unavailable, NotFound.
+        """
+        if not request.named:
+            return None
+        here = Seen(position, request.record(0, duplicates))
+        known = b"" if request.known is None else request.known.to_bytes()
+        try:
+            other = keep(
+                *(self._links.mine(), served.name, served.generation, request.key),
+                *(known, here.to_bytes(), self._settings.answer_bytes),
+            )
+        except WrongGeneration as error:
+            raise missing(self._links.mine(), served) from error
+        except (StoreUnavailable, StoreFull) as error:
+            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+        return None if other is None else Seen.parse(other)
+
+    def _adapt(self, served: Served, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
+        """Change a draft so that what spoke against it does so no more. Raises PredictionGone, TooManyRequests."""
+        if appended.lag:
+            raise TooManyRequests(
+                f"{appended.lag} observations are not applied yet; at most {self._limits.max_lag} may be "
+                "(FRESHET_MAX_LAG); nothing was appended",
+                retry_after=1,
+                lag=appended.lag,
+            )
+        draft.positions |= {fresh[place]: position for place, position in appended.duplicates.items()}
+        unknown = [fresh[place] for place in appended.unknown]
+        if draft.bare.intersection(unknown):
+            raise PredictionGone(sorted(draft.bare.intersection(unknown)))
+        if unknown:
+            draft.part(unknown)
+        for place, value in appended.awaiting.items():
+            draft.join(fresh[place], Awaiting.parse(value, served.features.width))
+
+    def _append_once(self, served: Served, wanted: Append, request: Request) -> Appended:
+        """Append, and should Redis vanish in the middle, ask again with the same token."""
+        unknown = False
+        while True:
+            try:
+                self._check_memory(served, wanted.block.features.nbytes)
+                appended = append(
+                    *(self._links.mine(), served.name, served.generation, wanted, self._limits),
+                    request.meanwhile,
+                )
+                if unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
+                    return Appended(Seen.parse(appended.seen).position)  # it was carried out the first time
+                return appended
+            except WrongGeneration as error:
+                raise missing(self._links.mine(), served) from error
+            except StoreFull as error:
+                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+            except StoreUnavailable as error:
+                unknown = unknown or error.sent
+                if time.monotonic() < request.deadline - self._settings.redis_timeout / 2:
+                    time.sleep(0.02)
+                    continue
+                outcome = StoreUnavailable(str(error), unknown)
+                raise vanished(outcome, "nothing was appended", request.key.decode()) from error
+
+    def _check_memory(self, served: Served, size: int) -> None:
+        """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""
+        link = self._links.mine()
+        try:
+            self._pressure.check(
+                link, size, lambda: pending.expire(link, served.name, served.generation, self._ttl_ms)
+            )
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
+
+
+def _positions(repeated: dict[int, int], fresh: Sequence[int], position: int) -> dict[int, int]:
+    """The positions of repeated rows, given the rows that were appended up to `position`."""
+    start = position - len(fresh) + 1
+    place = {row: start + index for index, row in enumerate(fresh)} if repeated else {}
+    return {row: place[first] for row, first in repeated.items() if first in place}

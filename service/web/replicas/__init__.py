@@ -1,0 +1,1 @@
+"""The copies of models that a web process predicts from."""

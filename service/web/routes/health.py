@@ -1,0 +1,33 @@
+"""Health: alive, and ready for traffic."""
+
+from http import HTTPStatus
+
+from flask import Blueprint, Response
+
+from service.web.context import answer, web
+
+routes = Blueprint("health", __name__)
+
+
+@routes.get("/livez")
+def livez() -> Response:
+    """This process answers."""
+    return answer({"status": "ok"})
+
+
+@routes.get("/readyz")
+def readyz() -> Response:
+    """This process has read the models; what is not well is named. 503 until it has."""
+    here = web()
+    replicas = here.replicas
+    if not replicas.ready:
+        return answer({"status": "starting"}, HTTPStatus.SERVICE_UNAVAILABLE)
+    without = [served.name for served in replicas.all() if not served.has_learner]
+    return answer(
+        {
+            "status": "degraded" if replicas.stale or without or replicas.troubles else "ok",
+            "redis": "away" if replicas.stale else "ok",
+            "without_learner": without,
+            "troubles": dict(replicas.troubles),
+        }
+    )

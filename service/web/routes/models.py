@@ -1,0 +1,235 @@
+"""Models: create, list, describe, delete; their prequential metrics and diagnostics."""
+
+import json
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from flask import Blueprint, Response, request, url_for
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from model import ModelSpec, OnlineModel
+from service.errors import BadRequest, Conflict, Invalid, NotFound, StoreUnavailable
+from service.jobs import schedules
+from service.jobs.retraining import Retraining
+from service.jobs.schedules import Schedule
+from service.schemas import Strict, parse, problem
+from service.store import models, pending, snapshots
+from service.web.commands import order
+from service.web.context import Web, answer, idempotency_key, json_body, web
+from service.web.replicas.replica import Served, missing
+from service.web.routes import retrain
+from service.web.routes.predict import position
+
+routes = Blueprint("models", __name__)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_name(name: str) -> bool:
+    """Whether a model may have this name."""
+    return NAME.fullmatch(name) is not None
+
+
+class Patch(Strict):
+    """Body of `PATCH /v1/models/{name}`: what is left out stays as it is."""
+
+    learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    retrain: Schedule | None = None
+
+
+@routes.put("/v1/models/<name>")
+def create(name: str) -> Response:
+    """Create a model: 201; 200 if it was created by the same spec, 409 if by another.
+
+    With `?rebuild=true` a model of another spec is trained anew from the log, by a job: 202 with its address.
+    """
+    here = web()
+    raw = json_body()
+    spec, schedule = _spec_and_schedule(raw, here)
+    link = here.links.mine()
+    retrains = "" if schedule is None else schedule.model_dump_json()
+    due = None if schedule is None else schedule.next_due(schedules.clock(link))
+    outcome, _ = models.create(link, name, spec.model_dump_json().encode(), retrains, due)
+    served = here.replicas.add(name, link)
+    if outcome == "different":
+        if request.args.get("rebuild") == "true":
+            return _rebuild(here, served, spec, raw)
+        raise Conflict(
+            f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
+        )
+    return answer(_described(here, served), HTTPStatus.CREATED if outcome == "created" else HTTPStatus.OK)
+
+
+@routes.patch("/v1/models/<name>")
+def patch(name: str) -> Response:
+    """Change what can change while the model runs: learning rate, clip norm, the schedule of its retraining."""
+    here = web()
+    served = here.served(name)
+    body = parse(Patch, json_body())
+    given = body.model_fields_set
+    if not given:
+        raise Invalid(
+            "nothing to change: give learning_rate, clip_norm or retrain", [("", "nothing to change")]
+        )
+    if body.retrain is not None:
+        retrain.check_limits(here, body.retrain.job, "/retrain/job")
+    changes = {field: getattr(body, field) for field in sorted(given - {"retrain"})}
+    done = True
+    if changes:
+        command = {"do": "set", **changes}
+        done = order(here, served, command, idempotency_key(), hyperparameters=changes).done
+    if "retrain" in given and not schedules.replace(here.links.mine(), name, served.generation, body.retrain):
+        raise missing(here.links.mine(), served)
+    return answer(_described(here, served), HTTPStatus.OK if done else HTTPStatus.ACCEPTED)
+
+
+def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response:
+    """Start a job that trains a model of another spec from the log and swaps it in."""
+    for field in ("task", "features", "classes", "targets"):
+        # As JSON: to Python [0, 1] and [false, true] are equal.
+        if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
+            detail = "a rebuild keeps task, features, classes and targets as they are"
+            raise Invalid(f"/{field}: {detail}", [(f"/{field}", detail)])
+    body = Retraining(start="scratch", promote="always")
+    retrain.check_rows(here, served, body)
+    asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
+    return retrain.start(here, served, asked, idempotency_key(), raw)
+
+
+@routes.get("/v1/models")
+def list_models() -> Response:
+    """All models."""
+    here = web()
+    return answer({"models": [_summary(here, served) for served in here.replicas.all()]})
+
+
+@routes.get("/v1/models/<name>")
+def describe(name: str) -> Response:
+    """One model's spec, step, metrics and lag."""
+    here = web()
+    return answer(_described(here, here.served(name)))
+
+
+@routes.delete("/v1/models/<name>")
+def delete(name: str) -> Response:
+    """Delete a model with everything that belongs to it."""
+    here = web()
+    link = here.links.mine()
+    lost = here.replicas.lost(name)
+    deleted = models.delete(link, name)
+    here.replicas.forget(name)
+    if lost is not None and not deleted:
+        models.mark_deleted(link, lost.generation)
+        return Response(status=HTTPStatus.NO_CONTENT)
+    if not deleted:
+        raise NotFound(f"there is no model {name!r}")
+    return Response(status=HTTPStatus.NO_CONTENT)
+
+
+@routes.get("/v1/models/<name>/metrics")
+def metrics(name: str) -> Response:
+    """Prequential scores: each observation was predicted before it was learned; and how late labels come."""
+    here = web()
+    replica = here.served(name).replica
+    late_labels = _late_labels(here, name)
+    return answer(
+        {"model": name, **position(here, replica), "metrics": replica.metrics, "late_labels": late_labels}
+    )
+
+
+@routes.get("/v1/models/<name>/diagnostics")
+def diagnostics(name: str) -> Response:
+    """How the network is doing inside, with advice; as of the newest snapshot."""
+    here = web()
+    served = here.served(name)
+    snapshot = snapshots.load(here.links.mine(), name, served.generation)
+    model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+    return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
+
+
+def _late_labels(here: Web, name: str) -> dict[str, Any] | None:
+    """How predictions and their late labels find each other; None without any, and while Redis is away."""
+    try:
+        return pending.counts(here.links.mine(), name, round(here.settings.label_ttl * 1000))
+    except StoreUnavailable:
+        return None
+
+
+def _spec_and_schedule(raw: bytes, here: Web) -> tuple[ModelSpec, Schedule | None]:
+    """A model's spec, and the schedule of its retraining that may stand in it as `retrain`."""
+    try:
+        value = from_json(raw)
+    except ValueError as error:
+        raise BadRequest(f"not JSON: {error}") from None
+    schedule = None
+    if isinstance(value, dict) and "retrain" in value:
+        asked = value.pop("retrain")
+        raw = json.dumps(value).encode()
+        try:
+            schedule = None if asked is None else Schedule.model_validate_json(json.dumps(asked))
+        except ValidationError as error:
+            raise problem(error, "/retrain") from None
+    if schedule is not None:
+        retrain.check_limits(here, schedule.job, "/retrain/job")
+    return _spec(raw, here), schedule
+
+
+def _spec(raw: bytes, here: Web) -> ModelSpec:
+    try:
+        spec = ModelSpec.model_validate_json(raw)
+    except ValidationError as error:
+        raise problem(error) from None
+    limit = here.settings.max_parameters
+    if spec.parameter_count > limit:
+        detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"
+        raise Invalid(f"/layers: {detail}", [("/layers", detail)])
+    return spec
+
+
+def _summary(here: Web, served: Served) -> dict[str, Any]:
+    replica = served.replica
+    return {
+        "model": served.name,
+        "task": served.spec.task,
+        **position(here, replica),
+        "lag": max(0, served.head.position - replica.step),
+        "created": served.created,
+    }
+
+
+def _described(here: Web, served: Served) -> dict[str, Any]:
+    replica = served.replica
+    return {
+        **_summary(here, served),
+        "generation": served.generation.decode(),
+        "timeline": replica.timeline,
+        "term": served.lead.term,
+        "has_learner": served.has_learner,
+        "trouble": here.replicas.troubles.get(served.name),
+        "parameters": served.spec.parameter_count,
+        "spec": served.spec.model_dump(mode="json"),
+        "metrics": replica.metrics,
+        **_live(here, served),
+    }
+
+
+def _live(here: Web, served: Served) -> dict[str, Any]:
+    """What may have changed since the model was created; nothing of it while Redis is away."""
+    optimizer = served.spec.optimizer
+    live: dict[str, Any] = {"learning_rate": optimizer.learning_rate, "clip_norm": optimizer.clip_norm}
+    job = scheduled = None
+    try:
+        found = models.describe(here.links.mine(), [served.name])[served.name]
+        scheduled = schedules.load(here.links.mine(), served.name)
+    except StoreUnavailable:
+        return {"hyperparameters": None, "retrain": None, "job": None}
+    if found is not None:
+        live.update(json.loads(found[0].hyperparameters or b"{}"))
+        job = found[0].job
+    return {
+        "hyperparameters": live,
+        "retrain": scheduled and scheduled.told(),
+        "job": job and url_for("jobs.describe", job_id=job.decode()),
+    }

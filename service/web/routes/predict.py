@@ -1,0 +1,72 @@
+"""Predictions, from this process's replica."""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from model.errors import RowError
+from service.errors import Invalid, Unavailable
+from service.schemas import PredictRequest, parse
+from service.web.context import Web, answer, json_body, web
+from service.web.replicas.replica import Replica, Served
+
+routes = Blueprint("predict", __name__)
+
+
+@routes.post("/v1/models/<name>/predict")
+def predict(name: str) -> Response:
+    """Predict each row of `instances`, from a step not before `min_step`; with `ids`, to be joined by labels later."""
+    here = web()
+    served = here.served(name)
+    body = parse(PredictRequest, json_body())
+    check_rows(len(body.instances), here, "/instances")
+    if body.ids is not None:
+        check_ids(body.ids, len(body.instances))
+    replica = replica_at(served, body.min_step, here)
+    try:
+        features = served.features.encode(body.instances)
+    except RowError as error:
+        place = f"/instances/{error.row}{error.pointer}"
+        raise Invalid(f"{place}: {error.detail}", [(place, error.detail)]) from None
+    made = replica.predictor.predict(features)
+    predictions = served.labels.decode(made)
+    if body.ids is not None:
+        here.feedback.remember(served, body.ids, replica.step, features, made)
+        predictions = [{"id": known, **made} for known, made in zip(body.ids, predictions, strict=True)]
+    return answer({"model": name, **position(here, replica), "predictions": predictions})
+
+
+def check_rows(rows: int, here: Web, place: str) -> None:
+    """Refuse more rows than the setting allows. Raises Invalid."""
+    if rows > here.settings.max_rows:
+        detail = f"{rows} rows; at most {here.settings.max_rows} in one request (FRESHET_MAX_ROWS)"
+        raise Invalid(f"{place}: {detail}", [(place, detail)])
+
+
+def check_ids(ids: list[str], rows: int) -> None:
+    """Refuse ids that are not one for each row, each another. Raises Invalid."""
+    if len(ids) != rows:
+        detail = f"{len(ids)} ids for {rows} instances"
+        raise Invalid(f"/ids: {detail}", [("/ids", detail)])
+    first: dict[str, int] = {}
+    for place, known in enumerate(ids):
+        if first.setdefault(known, place) != place:
+            detail = f"the same id as /ids/{first[known]}"
+            raise Invalid(f"/ids/{place}: {detail}", [(f"/ids/{place}", detail)])
+
+
+def replica_at(served: Served, min_step: int | None, here: Web) -> Replica:
+    """The newest replica, which is waited for if a least step is asked for. Raises Unavailable."""
+    if min_step is None or served.replica.step >= min_step:
+        return served.replica
+    with here.waiting.place() as may_wait:
+        if may_wait and served.wait_for(min_step, here.settings.apply_timeout):
+            return served.replica
+    raise Unavailable(f"the model is at step {served.replica.step}, not yet at {min_step}", retry_after=1)
+
+
+def position(here: Web, replica: Replica) -> dict[str, Any]:
+    """What every answer says of the model's position."""
+    if not here.replicas.stale:
+        return {"step": replica.step, "stale": False}
+    return {"step": replica.step, "stale": True, "age": round(here.replicas.age, 3)}

@@ -1,0 +1,91 @@
+"""Retraining: starting a job for a model."""
+
+import hashlib
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, url_for
+
+from service.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    StoreUnavailable,
+    WrongGeneration,
+)
+from service.jobs.retraining import Retraining, start_of
+from service.logs import log
+from service.schemas import parse
+from service.store import jobs, models
+from service.store.jobs import Attempt
+from service.web.context import Web, answer, idempotency_key, json_body, web
+from service.web.idempotency import another_body, body_digest, new_key, vanished
+from service.web.replicas.replica import Served, missing
+from service.web.routes.jobs import told
+
+routes = Blueprint("retrain", __name__)
+
+
+@routes.post("/v1/models/<name>/retrain")
+def retrain(name: str) -> Response:
+    """Retrain a model over its log: 202 with the job's address, 409 if one is under way."""
+    here = web()
+    served = here.served(name)
+    raw = json_body()
+    body = parse(Retraining, raw)
+    check_limits(here, body)
+    check_rows(here, served, body)
+    request = {"retrain": body.model_dump(mode="json"), "by": "request"}
+    return start(here, served, request, idempotency_key(), raw)
+
+
+def check_limits(here: Web, body: Retraining, prefix: str = "") -> None:
+    """Refuse more epochs than the setting allows. Raises Invalid."""
+    limit = here.settings.max_epochs
+    if body.epochs > limit:
+        detail = f"{body.epochs} epochs; at most {limit} are allowed (FRESHET_MAX_EPOCHS)"
+        raise Invalid(f"{prefix}/epochs: {detail}", [(f"{prefix}/epochs", detail)])
+
+
+def check_rows(here: Web, served: Served, body: Retraining) -> None:
+    """Refuse a window with too few rows. Raises Problem."""
+    link = here.links.mine()
+    found = models.describe(link, [served.name])[served.name]
+    if found is None:
+        raise missing(link, served)
+    head = found[0].head.position
+    body.counts(head - start_of(body.window, link, served.name, head))
+
+
+def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
+    """Start a job and hand it to the trainers. `key` is the request's Idempotency-Key, `raw` its body."""
+    link, name = here.links.mine(), served.name
+    token = key or new_key()
+    job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
+    digest = body_digest(raw).decode()
+    try:
+        started = jobs.start(link, name, served.generation, job_id, request, digest)
+    except WrongGeneration as error:
+        raise missing(link, served) from error
+    except StoreUnavailable as error:
+        raise vanished(error, "no job was started", token) from error
+    if started.outcome == "different":
+        raise another_body()
+    if started.outcome == "busy":
+        where = url_for("jobs.describe", job_id=started.id)
+        raise Conflict(f"a job of this model is under way: {where}", job=where)
+    if started.outcome == "started":
+        _hand_out(here, Attempt(name, job_id, 1))
+    job = jobs.load(link, name, job_id)
+    if job is None:
+        raise NotFound(f"model {name} was deleted")
+    where = url_for("jobs.describe", job_id=job_id)
+    return answer(told(job), HTTPStatus.ACCEPTED, {"Location": where})
+
+
+def _hand_out(here: Web, attempt: Attempt) -> None:
+    """Queue a job. It exists already: should Redis vanish here, a trainer's keeper queues it later."""
+    try:
+        jobs.enqueue(jobs.queue(here.links.url, here.links.timeout), attempt, here.settings.max_job_seconds)
+    except StoreUnavailable as error:
+        log.warning("a job is queued later", job=attempt.id, error=str(error))

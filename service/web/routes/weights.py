@@ -1,0 +1,39 @@
+"""A model's weights and biases as safetensors, out and in."""
+
+from http import HTTPStatus
+
+from flask import Blueprint, Response, request
+
+from service.errors import WrongMediaType
+from service.web.commands import order
+from service.web.context import answer, idempotency_key, web
+from service.web.routes.predict import replica_at
+from service.web.weights import checked, written
+
+routes = Blueprint("weights", __name__)
+MEDIA_TYPE = "application/vnd.safetensors"
+READ = {MEDIA_TYPE, "application/octet-stream", "application/x-safetensors"}
+
+
+@routes.get("/v1/models/<name>/weights")
+def get_weights(name: str) -> Response:
+    """The parameters under PyTorch's names, from a step not before `?min_step`; the header Freshet-Step says which."""
+    here = web()
+    served = here.served(name)
+    least = request.args.get("min_step", type=int)
+    replica = replica_at(served, least, here)
+    raw = written(replica.predictor.spec, replica.state)
+    return Response(raw, headers={"Freshet-Step": str(replica.step)}, mimetype=MEDIA_TYPE)
+
+
+@routes.put("/v1/models/<name>/weights")
+def put_weights(name: str) -> Response:
+    """Go on with these parameters. The state before it is a checkpoint: `undo` names it."""
+    here = web()
+    served = here.served(name)
+    if request.mimetype not in READ:
+        raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
+    blob = checked(served.spec, request.get_data(cache=False))
+    ordered = order(here, served, {"do": "weights"}, idempotency_key(), blob=blob)
+    told = {**ordered.told(served), "undo": str(ordered.log_id)}
+    return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

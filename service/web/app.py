@@ -22,6 +22,7 @@ from service.errors import (
 )
 from service.settings import Settings, load_settings, redis_url
 from service.web.context import Web
+from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
 
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
@@ -40,6 +41,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_value_preprocessor(_check_name)
     for resource in (predict, feedback, models, retrain, jobs, checkpoints, weights, health):
         app.register_blueprint(resource.routes)
+    for protocol in (open_inference, tensorflow_serving):
+        app.register_blueprint(protocol.routes)
     app.register_error_handler(Problem, _tell)
     app.register_error_handler(StoreError, _tell_of_store)
     app.register_error_handler(HTTPException, _tell_of_http)

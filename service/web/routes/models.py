@@ -18,6 +18,7 @@ from service.schemas import Strict, parse, problem
 from service.store import models, pending, snapshots
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
+from service.web.protocols.tensorflow_serving import version_status
 from service.web.replicas.replica import Served, missing
 from service.web.routes import retrain
 from service.web.routes.predict import position
@@ -212,6 +213,7 @@ def _described(here: Web, served: Served) -> dict[str, Any]:
         "spec": served.spec.model_dump(mode="json"),
         "metrics": replica.metrics,
         **_live(here, served),
+        "model_version_status": version_status(),
     }
 
 

@@ -15,6 +15,7 @@ from service.errors import ServiceError, StoreUnavailable
 from service.host.embedded import opened
 from service.settings import Settings, load_settings, redis_url
 from service.store.connection import Link, check_server
+from service.telemetry import folder_of_web, serve_counters, share_counters
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,6 +52,7 @@ def web() -> None:
     """Run the web processes: gunicorn, in the foreground."""
     settings = load_settings()
     _check(settings)
+    share_counters(folder_of_web(settings.port))
     configuration = Path(__file__).parent / "web" / "gunicorn_conf.py"
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
 
@@ -64,6 +66,7 @@ def learner() -> None:
     logs.configure(settings, "learner")
     _check(settings)
     failpoints.configure(settings)
+    serve_counters(settings.host, settings.metrics_port)
     worker = Learner(settings, redis_url(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -80,6 +83,7 @@ def trainer() -> None:
     logs.configure(settings, "trainer")
     _check(settings)
     os.nice(settings.trainer_nice)
+    serve_counters(settings.host, settings.metrics_port)
     worker.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
 
 

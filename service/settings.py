@@ -41,6 +41,12 @@ class Settings(BaseSettings):
         ge=2,
         description="threads of a web process: half of them may wait, a quarter is left for predictions",
     )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port for the metrics of a learner or trainer that runs by itself; 0: none",
+    )
     access_log: bool = Field(False, description="log every request")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"

@@ -14,6 +14,7 @@ from service.host import embedded
 from service.logs import log
 from service.settings import Settings, environment, redis_url
 from service.store.connection import Link, check_server
+from service.telemetry import share_counters
 
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
@@ -117,6 +118,7 @@ class Supervisor:
                 child.stop()
 
     def _start(self) -> None:
+        share_counters(self._settings.data_dir / "counters")
         if self._settings.redis_url is None:
             lock = embedded.lock_data_dir(self._settings)
             self._add("redis", embedded.command(self._settings), 60.0, (lock,))

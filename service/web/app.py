@@ -21,6 +21,7 @@ from service.errors import (
     Unavailable,
 )
 from service.settings import Settings, load_settings, redis_url
+from service.web import telemetry
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -43,6 +44,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(resource.routes)
     for protocol in (open_inference, tensorflow_serving):
         app.register_blueprint(protocol.routes)
+    telemetry.install(app)
     app.register_error_handler(Problem, _tell)
     app.register_error_handler(StoreError, _tell_of_store)
     app.register_error_handler(HTTPException, _tell_of_http)

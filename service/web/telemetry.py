@@ -1,0 +1,184 @@
+"""What a web process counts of its requests, and `GET /metrics`."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Flask, Response, g, request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY as OWN
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from service.counters import OTHERS, REQUESTS
+from service.errors import StoreError
+from service.store.memory import memory
+from service.telemetry import FOLDER
+from service.web.context import Web, web
+from service.web.replicas.replica import Served
+
+routes = Blueprint("metrics", __name__)
+MOST_MODELS = 100  # that are told by name; the others are summed
+LONGEST_ID = 128  # characters of an X-Request-Id that is taken over
+REQUEST_ID = "X-Request-Id"
+_children: dict[tuple[str, int], Any] = {}
+
+
+def install(app: Flask) -> None:
+    """Count every request of an application, and give each an id."""
+    app.before_request(_begin)
+    app.after_request(_count)
+    app.register_blueprint(routes)
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+
+
+def _count(response: Response) -> Response:
+    rule = request.url_rule
+    key = ("(none)" if rule is None else rule.rule, response.status_code)
+    child = _children.get(key)
+    if child is None:
+        child = _children[key] = REQUESTS.labels(key[0], str(key[1]))
+    child.observe(time.perf_counter() - g.began)
+    response.headers[REQUEST_ID] = request_id()
+    return response
+
+
+def request_id() -> str:
+    """The id of the current request: the client's, if it gave a printable one, or a new one."""
+    known: str | None = g.get("request_id")
+    if known is None:
+        given = request.headers.get(REQUEST_ID, "")
+        fits = 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
+        known = g.request_id = given if fits else secrets.token_hex(8)
+    return known
+
+
+@routes.get("/metrics")
+def metrics() -> Response:
+    """All processes' counters and the models' state, for Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(Models(web()))
+    shared = MultiProcessCollector(CollectorRegistry()) if FOLDER in os.environ else OWN  # type: ignore[no-untyped-call]
+    text = generate_latest(Bounded(shared)) + generate_latest(registry)
+    return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+
+class Bounded(Collector):
+    """Metrics of which only the busiest models are told by name."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, those of the other models summed."""
+        for metric in self._source.collect():
+            if any("model" in sample.labels for sample in metric.samples):
+                _sum_others(metric)
+            yield metric
+
+
+def _sum_others(metric: Metric) -> None:
+    sizes: dict[str, float] = {}
+    for sample in metric.samples:
+        sizes[sample.labels["model"]] = sizes.get(sample.labels["model"], 0.0) + sample.value
+    named = set(sorted(sizes, key=lambda model: -sizes[model])[:MOST_MODELS])
+    sums: dict[tuple[Any, ...], Any] = {}
+    for sample in metric.samples:
+        model = sample.labels["model"] if sample.labels["model"] in named else OTHERS
+        labels = {**sample.labels, "model": model}
+        key = (sample.name, *sorted(labels.items()))
+        value = sample.value + (sums[key].value if key in sums else 0.0)
+        sums[key] = sample._replace(labels=labels, value=value)
+    metric.samples = list(sums.values())
+
+
+GAUGES = {
+    "step": "Position: observations that the model has taken.",
+    "lag": "Observations in the log that this process has not seen applied.",
+    "loss": "Prequential loss in the fading window.",
+    "score": "Prequential accuracy (classes) or R² (values) in the fading window.",
+    "has_learner": "Whether a learner's heartbeat moves.",
+    "term": "The learner's term: it goes up at each takeover.",
+    "timeline": "Goes up when Redis came back older.",
+}
+
+
+class Models(Collector):
+    """The models as this web process has them, and Redis."""
+
+    def __init__(self, context: Web) -> None:
+        self._context = context
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of the busiest models by name, of the others summed where a sum makes sense; Redis's memory."""
+        served = sorted(self._context.replicas.all(), key=lambda model: -model.replica.step)
+        named, others = served[:MOST_MODELS], served[MOST_MODELS:]
+        yield GaugeMetricFamily("freshet_models", "Models that are served.", len(served))
+        yield GaugeMetricFamily(
+            "freshet_models_troubled",
+            "Models with which something is wrong.",
+            len(self._context.replicas.troubles),
+        )
+        yield GaugeMetricFamily(
+            "freshet_models_without_learner",
+            "Models that nobody leads.",
+            sum(not s.has_learner for s in served),
+        )
+        yield GaugeMetricFamily(
+            "freshet_replica_age_seconds",
+            "Seconds since Redis answered this process.",
+            self._context.replicas.age,
+        )
+        values = {model.name: _values(model) for model in named}
+        for gauge, meaning in GAUGES.items():
+            family = GaugeMetricFamily(f"freshet_model_{gauge}", meaning, labels=["model"])
+            for name, found in values.items():
+                if found[gauge] is not None:
+                    family.add_metric([name], found[gauge])
+            if others and gauge in ("step", "lag"):
+                family.add_metric([OTHERS], sum(_values(model)[gauge] for model in others))
+            yield family
+        yield from _observations(named, others)
+        yield from self._redis()
+
+    def _redis(self) -> Iterator[Metric]:
+        try:
+            used, limit = memory(self._context.links.mine())
+        except StoreError:
+            yield GaugeMetricFamily("freshet_redis_up", "Whether Redis answers.", 0)
+            return
+        yield GaugeMetricFamily("freshet_redis_up", "Whether Redis answers.", 1)
+        yield GaugeMetricFamily("freshet_redis_memory_bytes", "Memory that Redis uses.", used)
+        yield GaugeMetricFamily("freshet_redis_maxmemory_bytes", "Redis's maxmemory; 0: none.", limit)
+
+
+def _observations(named: list[Served], others: list[Served]) -> Iterator[Metric]:
+    family = CounterMetricFamily(
+        "freshet_observations", "Observations taken, applied or skipped.", labels=["model", "outcome"]
+    )
+    groups = [([model], model.name) for model in named] + ([(others, OTHERS)] if others else [])
+    for group, label in groups:
+        skipped = sum(model.replica.metrics.get("skipped", 0) for model in group)
+        family.add_metric([label, "applied"], sum(model.replica.step for model in group) - skipped)
+        family.add_metric([label, "skipped"], skipped)
+    yield family
+
+
+def _values(served: Served) -> dict[str, Any]:
+    replica = served.replica
+    window = replica.metrics.get("window") or {}
+    return {
+        "step": replica.step,
+        "lag": max(0, served.head.position - replica.step),
+        "loss": window.get("loss"),
+        "score": window.get("accuracy", window.get("r2")),
+        "has_learner": int(served.has_learner),
+        "term": served.lead.term,
+        "timeline": replica.timeline,
+    }

@@ -1,0 +1,76 @@
+"""Metrics for Prometheus: right across processes and restarts."""
+
+import os
+import signal
+from pathlib import Path
+
+import urllib3
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.harness import Api, Server, running, wait_until
+
+SPEC = {"task": "binary", "features": 2, "layers": []}
+
+
+def samples(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of /metrics by name and labels."""
+    text = urllib3.request("GET", f"{server.api.base}/metrics").data.decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(server: Server, name: str, **labels: str) -> float:
+    return samples(server).get((name, tuple(sorted(labels.items()))), 0.0)
+
+
+def feed(api: Api, name: str, count: int) -> None:
+    for _ in range(count):
+        assert api("POST", f"/v1/models/{name}/feedback", {"features": [1, 2], "label": 1}).status in (
+            200,
+            202,
+        )
+
+
+def test_requests_are_counted_across_processes_and_a_workers_death(folder: Path) -> None:
+    with running(folder, web_workers=2) as server:
+        name = server.create(SPEC)
+        feed(server.api, name, 30)
+        route = "/v1/models/<name>/feedback"
+        before = value(server, "freshet_request_seconds_count", route=route, status="200")
+        assert before + value(server, "freshet_request_seconds_count", route=route, status="202") == 30
+        old = server.pids("web")
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(server.pids("web")) - set(old)) == 2, 20, server.log)
+        server.wait_ready()
+        feed(server.api, name, 5)
+        after = samples(server)
+        assert (
+            sum(
+                count
+                for (metric, labels), count in after.items()
+                if metric == "freshet_request_seconds_count" and ("route", route) in labels
+            )
+            == 35
+        )
+
+
+def test_a_models_position_loss_and_leadership_are_told(server: Server, api: Api, name: str) -> None:
+    feed(api, name, 7)
+    server.wait_step(name, 7)
+    wait_until(lambda: value(server, "freshet_model_step", model=name) == 7, 10)
+    assert value(server, "freshet_observations_total", model=name, outcome="applied") == 7
+    assert value(server, "freshet_model_loss", model=name) > 0
+    assert value(server, "freshet_model_has_learner", model=name) == 1
+    assert value(server, "freshet_redis_up") == 1
+    assert value(server, "freshet_redis_memory_bytes") > 0
+
+
+def test_a_request_id_is_taken_over_or_made(api: Api) -> None:
+    assert api("GET", "/livez", None, {"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
+    made = api("GET", "/livez").headers["X-Request-Id"]
+    assert made != api("GET", "/livez").headers["X-Request-Id"]
+    assert len(api("GET", "/livez", None, {"X-Request-Id": "x" * 200}).headers["X-Request-Id"]) < 100

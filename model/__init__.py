@@ -1,5 +1,6 @@
 """A small neural network that learns online: one step per observation, in order, or in mini-batches."""
 
+from model.comparing import Comparison, compare_states
 from model.errors import ModelError, RowError, StateError
 from model.features import FeatureEncoder
 from model.labels import LabelEncoder
@@ -8,6 +9,7 @@ from model.predictor import Predictor
 from model.spec import ModelSpec
 
 __all__ = [
+    "Comparison",
     "FeatureEncoder",
     "LabelEncoder",
     "Learned",
@@ -17,4 +19,5 @@ __all__ = [
     "Predictor",
     "RowError",
     "StateError",
+    "compare_states",
 ]

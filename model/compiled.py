@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core.registry import cpu_target
 
 # All of LLVM's fast flags but `nnan` and `ninf`: checks for numbers that are not finite must hold.
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
@@ -21,6 +22,8 @@ inner = njit(**{**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Files that the compiled loop takes nothing from.
 UNUSED = {
     "__init__",
+    "builds",
+    "comparing",
     "diagnostics",
     "errors",
     "features",
@@ -46,3 +49,9 @@ def _number_of_sources() -> int:
 
 
 SOURCES = _number_of_sources()
+
+
+def processor() -> tuple[str, str]:
+    """The processor that code is compiled for: its name and its features, as LLVM calls them."""
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return name, features

@@ -14,8 +14,9 @@ from model.program import SKIPPED, STEP
 from model.spec import ModelSpec
 from model.state import LIVE_LEARNING_RATE, Arrays
 
-ENOUGH_STEPS = 500  # before that nothing is found
+ENOUGH_STEPS = 500  # since the notes were last cleared; before that nothing is found
 DEAD_AFTER = 1000  # steps without activity
+RESET_LATELY = 1000  # steps for which a reset of the notes is reported
 DEAD_SHARE = 0.5
 VANISHING = 1e-3  # gradient norm of the first layer relative to the last
 EXPLODING = 1e3
@@ -44,7 +45,8 @@ class Layer:
 class Signs:
     """Everything that findings are drawn from."""
 
-    step: int
+    seen: int  # steps since the notes were last cleared
+    resets: int
     skipped: int
     learning_rate: float
     recent: float
@@ -59,7 +61,8 @@ class Signs:
 def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
     notes, counters = arrays["monitor"], arrays["counters"]
     return Signs(
-        step=int(counters[STEP]),
+        seen=int(counters[STEP] - notes[monitor.BEGAN]),
+        resets=int(notes[monitor.RESETS] + notes[monitor.OVERFLOW]),
         skipped=int(counters[SKIPPED]),
         learning_rate=float(arrays["live"][LIVE_LEARNING_RATE]),
         recent=float(notes[monitor.RECENT]),
@@ -86,14 +89,14 @@ def _layers_of(spec: ModelSpec, arrays: Arrays) -> Iterator[Layer]:
             gradient_norm=gradient,
             activation_mean=mean,
             activation_deviation=math.sqrt(max(squares - mean * mean, 0.0)),
-            dead_share=_dead_share(active, arrays["counters"]) if layer.activation == "relu" else None,
+            dead_share=_dead_share(active, arrays) if layer.activation == "relu" else None,
         )
 
 
-def _dead_share(active: NDArray[np.float64], counters: NDArray[np.int64]) -> float:
-    """The share of units that have not been active for DEAD_AFTER steps."""
-    since = min(int(counters[STEP]), int(counters[STEP]) - DEAD_AFTER)
-    return float((active < since).mean()) if since > 0 else 0.0
+def _dead_share(active: NDArray[np.float64], arrays: Arrays) -> float:
+    """The share of units that have not been active for DEAD_AFTER steps of those seen."""
+    earliest = int(arrays["counters"][STEP]) - DEAD_AFTER
+    return float((active < earliest).mean()) if arrays["monitor"][monitor.BEGAN] < earliest else 0.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,16 @@ def _skipped(signs: Signs) -> Iterator[Finding]:
         )
 
 
+def _reset(signs: Signs) -> Iterator[Finding]:
+    if signs.resets and signs.seen <= RESET_LATELY:
+        yield Finding(
+            "diagnostics_reset",
+            f"activations, gradients or losses were too large to average: these numbers began anew, {signs.resets} "
+            "times so far",
+            "lower the learning rate, scale the inputs (scaling: standard), set clip_norm",
+        )
+
+
 FINDINGS: tuple[Callable[[Signs], Iterator[Finding]], ...] = (
     _dead_units,
     _vanishing,
@@ -198,9 +211,9 @@ FINDINGS: tuple[Callable[[Signs], Iterator[Finding]], ...] = (
 
 
 def findings_of(signs: Signs) -> list[Finding]:
-    """Skipped observations always; the others once there is enough to judge by."""
-    found = list(_skipped(signs))
-    if signs.step >= ENOUGH_STEPS:
+    """Skipped observations and resets always; the others once there is enough to judge by."""
+    found = [*_skipped(signs), *_reset(signs)]
+    if signs.seen >= ENOUGH_STEPS:
         for look in FINDINGS:
             found.extend(look(signs))
     return found

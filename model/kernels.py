@@ -185,7 +185,7 @@ def _learn_row(program_arrays, state, X, y, weights, row, predictions, losses, r
         fold(1, targets, y[row], outputs)
     if norm.shape[1] > 0:
         _fold_norms(layers, norm, work, counters)
-    note_loss(notes, loss)
+    note_loss(notes, loss, float(step))
     note_gradients(notes, norms, depth, clip < 1.0)
     if counters[program.UPDATES] % monitor.SAMPLING == 0:
         _look_closer(program_arrays, state, labels, loss, outputs)

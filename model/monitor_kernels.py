@@ -8,11 +8,24 @@ from model.layer_kernels import U
 
 @inner
 def _average(notes, place, value, steps):
-    notes[place] += (value - notes[place]) / steps
+    if abs(value) <= monitor.LARGEST_NOTE:
+        notes[place] += (value - notes[place]) / steps
+    else:
+        notes[monitor.OVERFLOW] = 1.0
 
 
 @inner
-def note_loss(notes, loss):
+def _clear_after_overflow(notes, step):
+    if notes[monitor.OVERFLOW] > 0.0:
+        resets = notes[monitor.RESETS] + 1.0
+        notes[:] = 0.0
+        notes[monitor.RESETS] = resets
+        notes[monitor.BEGAN] = step
+
+
+@inner
+def note_loss(notes, loss, step):
+    _clear_after_overflow(notes, step)
     notes[monitor.NOTED] += 1.0
     t = notes[monitor.NOTED]
     _average(notes, monitor.RECENT, loss, min(t, monitor.RECENT_STEPS))

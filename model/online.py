@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from model import monitor
+from model.builds import Builds, continued, this_build
 from model.diagnostics import report
 from model.fitting import OnEpoch, Trainer
 from model.losses import OUTPUTS, loss_of
@@ -57,12 +59,13 @@ class OnlineModel:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._start(spec, new_arrays(spec), PrequentialMetrics(spec))
+        self._start(spec, new_arrays(spec), PrequentialMetrics(spec), ())
 
-    def _start(self, spec: ModelSpec, arrays: Arrays, metrics: PrequentialMetrics) -> None:
+    def _start(self, spec: ModelSpec, arrays: Arrays, metrics: PrequentialMetrics, builds: Builds) -> None:
         self.spec = spec
         self._arrays = arrays
         self._metrics = metrics
+        self._builds = builds
         self._program = program_of(spec)
         self._learn_rows: Callable[..., None] | None = None
         self._set_constants()
@@ -130,6 +133,7 @@ class OnlineModel:
         losses, skipped = np.empty(rows), np.empty(rows, np.bool_)
         if self._learn_rows is None:
             self._learn_rows = self._compiled()
+        self._note_build()
         self._learn_rows(X, y, weights, predictions, losses, skipped)
         self._score(predictions, y, weights, losses, skipped, served)
         return Learned(predictions, losses, skipped)
@@ -155,6 +159,7 @@ class OnlineModel:
         if epochs < 1 or (batch_size is not None and batch_size < 1) or not len(X):
             raise ValueError("fit needs at least one row, one epoch, and a batch size of at least 1")
         self._check_labels(y)
+        self._note_build()
         self._fold_scaling(X, y)
         trainer = Trainer(self.spec, self._arrays, self.spec.seed if seed is None else seed)
         with np.errstate(all="ignore"):
@@ -191,6 +196,7 @@ class OnlineModel:
             theirs.scaling,
         ):
             raise ValueError("the two models differ in features, task, layers or scaling")
+        self._note_build()
         for name in predictor_shapes_of(mine):
             self._arrays[name][...] = other._arrays[name]
         counters, others = self._arrays["counters"], other._arrays["counters"]
@@ -217,15 +223,22 @@ class OnlineModel:
     def _restart_optimizer(self) -> None:
         self._arrays["slots"][...] = new_slots(self.spec.optimizer, layout_of(self.spec).size)
         self._arrays["counters"][UPDATES] = 0
-        self._arrays["monitor"][...] = 0.0
+        monitor.clear(self._arrays["monitor"], self.step)
 
     def inherit(self, predecessor: "OnlineModel") -> None:
         """Take the metrics and the step of the model that this one replaces; its task and classes are the same."""
         if (self.spec.task, self.spec.classes) != (predecessor.spec.task, predecessor.spec.classes):
             raise ValueError("the two models differ in task or classes")
         self._metrics.load(predecessor._metrics.state)
+        self._builds = predecessor._builds
         for counter in (STEP, SKIPPED):
             self._arrays["counters"][counter] = predecessor._arrays["counters"][counter]
+        monitor.clear(self._arrays["monitor"], self.step)
+        self._note_build()
+
+    def _note_build(self) -> None:
+        """Note that from this step on the state is computed by this process's build."""
+        self._builds = continued(self._builds, this_build(), self.step)
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, all that learning needs, on a copy; the model does not change."""
@@ -308,16 +321,17 @@ class OnlineModel:
 
     def to_bytes(self) -> bytes:
         """The whole state as safetensors; its metadata holds the spec."""
-        return write_state(self.spec, self._arrays, self._metrics.state)
+        return write_state(self.spec, self._arrays, self._metrics.state, self._builds)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Self:
-        """The model that `to_bytes` saved. Raises StateError if anything in it does not fit."""
-        spec, values, metric_values = read_state(blob)
-        metrics = PrequentialMetrics(spec)
-        metrics.load(metric_values)
+        """The model that `to_bytes` saved, now or in version 0.1. Raises StateError if anything does not fit."""
+        saved = read_state(blob)
+        metrics = PrequentialMetrics(saved.spec)
+        metrics.load(saved.metrics)
         model = cls.__new__(cls)
-        model._start(spec, {name: aligned(array) for name, array in values.items()}, metrics)
+        arrays = {name: aligned(array) for name, array in saved.arrays.items()}
+        model._start(saved.spec, arrays, metrics, saved.builds)
         return model
 
     def predictor_bytes(self) -> bytes:

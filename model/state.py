@@ -1,16 +1,21 @@
-"""A model's arrays ↔ safetensors. Nothing executable is stored or read."""
+"""A model's arrays ↔ safetensors. Nothing executable is stored or read.
+
+A saved state's metadata has one entry, JSON: its `format`, the `spec`, and the `builds` that computed it. Version 0.1
+wrote format 0: the spec alone, and diagnostics without the numbers from RESETS on.
+"""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from model import monitor
+from model.builds import UNKNOWN, Builds
 from model.errors import StateError
 from model.initializers import initial_parameters
 from model.network import new_norm
@@ -23,6 +28,9 @@ from model.spec import ModelSpec
 Arrays = dict[str, NDArray[Any]]
 Shapes = dict[str, tuple[type, tuple[int, ...]]]
 
+FORMAT = 1
+NEW_TOTALS = 3  # numbers of the diagnostics that format 0 lacks
+HEADER = "freshet"
 METRICS = "metrics."
 LARGEST = 1e30  # of parameters and slots: what no step exceeds
 
@@ -69,26 +77,54 @@ def new_arrays(spec: ModelSpec) -> Arrays:
     }
 
 
-def write_state(spec: ModelSpec, arrays: Arrays, metrics: Arrays) -> bytes:
+@dataclass(frozen=True)
+class Saved:
+    """What a saved state holds; the arrays are views of its bytes, and must not be written to."""
+
+    spec: ModelSpec
+    arrays: Arrays
+    metrics: Arrays
+    builds: Builds
+
+
+def write_state(spec: ModelSpec, arrays: Arrays, metrics: Arrays, builds: Builds) -> bytes:
     tensors = {**arrays, **{METRICS + name: values for name, values in metrics.items()}}
+    header = {"format": FORMAT, "spec": spec.model_dump_json(), "builds": builds}
     return save_tensors(
         {name: np.ascontiguousarray(values) for name, values in tensors.items()},
-        {"spec": spec.model_dump_json()},
+        {HEADER: json.dumps(header)},  # one entry only: safetensors keeps several in no fixed order
     )
 
 
-def read_state(blob: bytes) -> tuple[ModelSpec, Arrays, Arrays]:
-    """The spec, the arrays and the metrics' arrays of a saved model; they are views of `blob`, checked.
+def read_state(blob: bytes) -> Saved:
+    """Read and check what `write_state` wrote, in this format or an earlier one. Raises StateError.
 
-    The metrics' arrays are left for `PrequentialMetrics.load` to check. Raises StateError.
+    The metrics' arrays are left for `PrequentialMetrics.load` to check.
     """
-    spec = _read_spec(blob)
+    spec, builds, version = _read_header(blob)
     tensors = _read_tensors(blob)
     metrics = {name: tensors.pop(name) for name in list(tensors) if name.startswith(METRICS)}
-    _check(tensors, shapes_of(spec))
+    _upgrade(tensors, version)
+    _check(tensors, shapes_of(spec), unchecked="monitor")
+    _clear_overflown_notes(tensors)
     if (tensors["counters"] < 0).any() or (tensors["live"] < 0).any():
         raise StateError("counters, learning rate and clip norm are never negative")
-    return spec, tensors, {name.removeprefix(METRICS): values for name, values in metrics.items()}
+    metrics = {name.removeprefix(METRICS): values for name, values in metrics.items()}
+    return Saved(spec, tensors, metrics, builds)
+
+
+def _upgrade(tensors: Arrays, version: int) -> None:
+    """Bring tensors of an earlier format into this one, in place. What does not fit is left for the checks."""
+    if version == 0 and "monitor" in tensors and tensors["monitor"].ndim == 1:
+        tensors["monitor"] = np.insert(tensors["monitor"], monitor.OVERFLOW, [0.0] * NEW_TOTALS)
+
+
+def _clear_overflown_notes(tensors: Arrays) -> None:
+    """Notes for the diagnostics that version 0.1 let overflow are cleared: they are no reason to refuse a model."""
+    notes = tensors["monitor"]
+    if not (np.abs(notes) <= monitor.LARGEST_NOTE).all():
+        tensors["monitor"] = np.zeros_like(notes)
+        tensors["monitor"][monitor.RESETS] = 1.0
 
 
 def write_predictor_state(spec: ModelSpec, arrays: Arrays) -> bytes:
@@ -126,13 +162,20 @@ def aligned(values: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def _read_spec(blob: bytes) -> ModelSpec:
+def _read_header(blob: bytes) -> tuple[ModelSpec, Builds, int]:
     try:
         size = int.from_bytes(blob[:8], "little")
-        header = json.loads(blob[8 : 8 + size])
-        return ModelSpec.model_validate_json(header["__metadata__"]["spec"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise StateError("not a saved model: it has no readable spec") from error
+        entries = json.loads(blob[8 : 8 + size])["__metadata__"]
+        if HEADER not in entries:  # format 0
+            return ModelSpec.model_validate_json(entries["spec"]), ((UNKNOWN, 0),), 0
+        header = json.loads(entries[HEADER])
+        version = header["format"]
+        if type(version) is int and version > FORMAT:
+            raise StateError(f"a saved model of format {version}; this program reads up to {FORMAT}")
+        builds = tuple((str(build), int(step)) for build, step in header["builds"])
+        return ModelSpec.model_validate_json(header["spec"]), builds, version
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StateError("not a saved model: it has no readable header") from error
 
 
 def _read_tensors(blob: bytes) -> Arrays:
@@ -142,7 +185,8 @@ def _read_tensors(blob: bytes) -> Arrays:
         raise StateError(f"not a safetensors file: {error}") from error
 
 
-def _check(tensors: Arrays, shapes: Shapes) -> None:
+def _check(tensors: Arrays, shapes: Shapes, unchecked: str = "") -> None:
+    """Check names, types, shapes, and numbers other than those of `unchecked`. Raises StateError."""
     if tensors.keys() != shapes.keys():
         raise StateError(f"expected the tensors {sorted(shapes)}, got {sorted(tensors)}")
     for name, (dtype, shape) in shapes.items():
@@ -151,5 +195,5 @@ def _check(tensors: Arrays, shapes: Shapes) -> None:
             wanted = f"{np.dtype(dtype)} {shape}"
             raise StateError(f"{name}: expected {wanted}, got {values.dtype} {values.shape}")
         limit = LARGEST if dtype is np.float32 else np.finfo(np.float64).max
-        if dtype is not np.int64 and not (np.abs(values) <= limit).all():
+        if name != unchecked and dtype is not np.int64 and not (np.abs(values) <= limit).all():
             raise StateError(f"{name}: holds a number that is not finite, or beyond {limit:g}")

@@ -141,3 +141,30 @@ def test_gradient_norms_are_those_of_the_batch_path(number, spec_of, rows_of):
         assert model.diagnostics()["layers"][1]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
     else:
         assert model.diagnostics()["layers"][1]["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("replace", ["adopt", "set_weights", "inherit"])
+def test_nothing_is_found_right_after_the_weights_were_replaced(replace, spec_of, rows_of):
+    model = trained(spec_of(layers=[{"units": 8}]), rows_of)
+    other = trained(model.spec, rows_of, 10)
+    if replace == "adopt":
+        model.adopt(other)
+    elif replace == "set_weights":
+        model.set_weights(other.weights_to_bytes())
+    else:
+        other.inherit(model)
+        model = other
+    for rows in (20, 600):
+        model.learn(*rows_of(model.spec, rows, 5))
+        assert kinds(model) == set()
+        assert model.diagnostics()["layers"][0]["dead_share"] == 0.0
+
+
+def test_notes_that_overflow_begin_anew_and_the_report_says_so(spec_of, rows_of):
+    model = trained(spec_of("regression", scaling="none", layers=[]), rows_of, 1500)
+    model.learn(np.zeros((1, 5)), np.array([1e200]), np.array([1e-190]))
+    model.learn(*rows_of(model.spec, 10))
+    report = model.diagnostics()
+    assert {found["kind"] for found in report["findings"]} == {"diagnostics_reset"}
+    assert report["loss"]["recent"] < 1e10
+    assert OnlineModel.from_bytes(model.to_bytes()).diagnostics() == report

@@ -1,0 +1,45 @@
+"""Which builds of this program computed a state.
+
+Learning repeats bit for bit only on one build and one kind of processor. So a state names the builds that
+computed it, and a replay elsewhere is told apart from a corrupt state.
+"""
+
+import hashlib
+import platform
+from functools import lru_cache
+from importlib.metadata import version
+
+UNKNOWN = "version 0.1, on a processor that it did not note"
+SEVERAL = "several earlier builds"
+MOST_BUILDS = 16
+
+Builds = tuple[tuple[str, int], ...]
+"""Builds, oldest first, each with the step from which on it computed the state."""
+
+
+@lru_cache(maxsize=1)
+def this_build() -> str:
+    """This program's sources, compiler, libraries and processor, in one line. Imports the compiler."""
+    from model.compiled import SOURCES, processor
+
+    name, features = processor()
+    digest = hashlib.sha256(features.encode()).hexdigest()[:8]
+    libraries = " ".join(f"{library} {version(library)}" for library in ("numba", "llvmlite", "numpy"))
+    system = f"{platform.machine()} {name} ({digest}) {' '.join(platform.libc_ver())}"
+    return f"sources {SOURCES:014x} {libraries} {system}".strip()
+
+
+def continued(builds: Builds, build: str, step: int) -> Builds:
+    """`builds`, with another one from `step` on; the oldest are merged beyond MOST_BUILDS."""
+    if builds and builds[-1][0] == build:
+        return builds
+    builds = (*builds, (build, step))
+    if len(builds) > MOST_BUILDS:
+        builds = ((SEVERAL, builds[0][1]), *builds[2:])
+    return builds
+
+
+def since(builds: Builds, step: int) -> set[str]:
+    """The builds that computed anything after `step`."""
+    ends = [start for _, start in builds[1:]]
+    return {build for (build, _), end in zip(builds, [*ends, float("inf")], strict=True) if end > step}

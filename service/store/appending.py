@@ -8,11 +8,9 @@ from typing import Any
 
 from service import failpoints
 from service.errors import KeyUsed, LogCrowded, WrongGeneration
-from service.store import keys
+from service.store import keys, scripts
 from service.store.blocks import Block
-from service.store.command_scripts import COMMAND
 from service.store.connection import Link
-from service.store.feedback_scripts import APPEND, KEEP, KEEP_ANSWER, KEPT, SEEN
 from service.store.log import LogId
 
 
@@ -70,7 +68,7 @@ def append(
         "".join("1" if row in wanted.joined else "0" for row in range(len(block))) if wanted.joined else ""
     )
     answer = link.run(
-        APPEND,
+        scripts.APPEND,
         _append_keys(name),
         [
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
@@ -106,7 +104,7 @@ class Limits:
     @property
     def segment(self) -> int:
         """Observations after which the next hash of what was seen begins: all but the newest are complete."""
-        return -(-self.remembered // (SEEN - 1))
+        return -(-self.remembered // (keys.SEEN - 1))
 
 
 def _appended(name: str, answer: list[Any]) -> Appended:
@@ -150,7 +148,7 @@ def append_command(
     this position or wait for the learner.
     """
     kind, *values = link.run(
-        COMMAND,
+        scripts.COMMAND,
         [
             *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
             *(*keys.seen(name), *keys.answers(name)),
@@ -185,7 +183,7 @@ def keep(
     `most_bytes` are about what all answers take, among which is kept what appended nothing. Raises WrongGeneration.
     """
     kind, *values = link.run(
-        KEEP,
+        scripts.KEEP,
         [keys.meta(name), *keys.seen(name), *keys.answers(name)],
         [generation, key, known, value, most_bytes // 2],
     )
@@ -196,13 +194,19 @@ def keep(
 
 def kept(link: Link, name: str, key: bytes) -> bytes | None:
     """What is kept with the key of a request: position, blank, record."""
-    value: bytes | None = link.run(KEPT, [keys.meta(name), *keys.seen(name), *keys.answers(name)], [key])
+    value: bytes | None = link.run(
+        scripts.KEPT, [keys.meta(name), *keys.seen(name), *keys.answers(name)], [key]
+    )
     return value
 
 
 def keep_answer(link: Link, name: str, generation: bytes, key: bytes, answer: bytes, most_bytes: int) -> None:
     """Keep the answer, a JSON object, to a request with a key that appended something."""
-    link.run(KEEP_ANSWER, [keys.meta(name), *keys.answers(name)], [generation, key, answer, most_bytes // 2])
+    link.run(
+        scripts.KEEP_ANSWER,
+        [keys.meta(name), *keys.answers(name)],
+        [generation, key, answer, most_bytes // 2],
+    )
 
 
 def kept_answer(link: Link, name: str, key: bytes) -> bytes | None:

@@ -4,8 +4,7 @@ States: queued, running, succeeded, failed, cancelled. A model has one job that 
 `meta`, and there every change is checked against it.
 """
 
-from service.store.command_scripts import APPEND_COMMAND
-from service.store.scripts import Script
+from service.store.scripts import Script, include
 
 HISTORY = 20
 """Jobs of a model that are remembered."""
@@ -167,7 +166,7 @@ PROMOTE = Script(
     _NOW
     + _END
     + _MINE
-    + APPEND_COMMAND
+    + include("append_command")
     + """
 local generation, position, commands = unpack(redis.call('HMGET', KEYS[1], 'generation', 'position', 'commands'))
 if generation ~= ARGV[3] or not mine('running') then return {'late'} end

@@ -5,6 +5,7 @@ DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by wh
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
 TRAINING = "freshet"  # RQ's queue of retraining jobs; its own keys begin with rq:
 WEIGHTS_PATTERN = b"freshet:{*}:weights"
+SEEN = 4  # hashes that what was seen is spread over, see lua/include/kept.lua
 
 
 def _key(name: str, part: str) -> bytes:
@@ -25,7 +26,7 @@ def log(name: str) -> bytes:
 
 def seen(name: str) -> list[bytes]:
     """Hashes that are filled in turn: what was seen of observation ids, tokens and Idempotency-Keys."""
-    return [_key(name, f"seen:{slot}") for slot in range(4)]
+    return [_key(name, f"seen:{slot}") for slot in range(SEEN)]
 
 
 def answers(name: str) -> list[bytes]:

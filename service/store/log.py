@@ -105,7 +105,7 @@ def token_at(link: Link, name: str, log_id: LogId) -> bytes | None:
 def sizes(link: Link, name: str) -> Iterator[tuple[int, int]]:
     """(position, bytes of all blocks up to it) of the log's entries, oldest first."""
     start = b"-"
-    while answer := link.run(scripts.SIZES, [keys.log(name)], [start]):
+    while answer := link.run(scripts.ENTRY_SIZES, [keys.log(name)], [start]):
         for log_id, size in zip(answer[::2], answer[1::2], strict=True):
             yield LogId.parse(log_id).position, int(size)
         start = b"(" + answer[-2]

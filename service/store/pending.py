@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 
 from service.errors import WrongGeneration
-from service.store import keys
+from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.feedback_scripts import BUCKETS
-from service.store.pending_scripts import COUNTS, EXPIRE, LOOK_UP, REMEMBER
 
 Array = np.ndarray
 
 _TIME = 13  # digits of the time that the scripts put before a prediction
 _STEP = 8  # bytes
 _FLOAT = np.dtype("<f8")
+BUCKETS = 32  # of a label's delay: bucket i ends at 2**(i - 5) seconds, the last one is open
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -56,7 +55,7 @@ def remember(
     pairs = [
         part for known, row in zip(ids, rows, strict=True) for part in (f"i{known}", head + row.tobytes())
     ]
-    waiting = link.run(REMEMBER, _keys(name), [generation, label_ttl_ms, label_bytes, *pairs])
+    waiting = link.run(scripts.REMEMBER, _keys(name), [generation, label_ttl_ms, label_bytes, *pairs])
     if waiting is None:
         raise WrongGeneration(f"model {name} was deleted")
 
@@ -66,7 +65,9 @@ def look_up(
 ) -> list[int | Awaiting | None]:
     """For each id its position if it was appended already, else the prediction that awaits its label, else None."""
     answer = link.run(
-        LOOK_UP, [*keys.seen(name), keys.awaiting(name)], [label_ttl_ms, *(f"i{known}" for known in ids)]
+        scripts.LOOK_UP,
+        [*keys.seen(name), keys.awaiting(name)],
+        [label_ttl_ms, *(f"i{known}" for known in ids)],
     )
     found: list[int | Awaiting | None] = []
     for value, is_position in zip(answer[::2], answer[1::2], strict=True):
@@ -79,7 +80,7 @@ def look_up(
 
 def expire(link: Link, name: str, generation: bytes, label_ttl_ms: int) -> None:
     """Forget predictions whose label has not come in time. Works in a Redis that is full."""
-    link.run(EXPIRE, _keys(name), [generation, label_ttl_ms])
+    link.run(scripts.EXPIRE, _keys(name), [generation, label_ttl_ms])
 
 
 def counts(link: Link, name: str, label_ttl_ms: int) -> dict[str, Any] | None:
@@ -88,7 +89,9 @@ def counts(link: Link, name: str, label_ttl_ms: int) -> dict[str, Any] | None:
     `delay_seconds` are quantiles of the time from prediction to label, each the upper end of its bucket, and the
     buckets: each ends at a power of two, the last one is open. `expired_share` is of those that wait no longer.
     """
-    answer = link.run(COUNTS, [keys.awaiting_times(name), keys.awaiting_counts(name)], [label_ttl_ms])
+    answer = link.run(
+        scripts.AWAITING_COUNTS, [keys.awaiting_times(name), keys.awaiting_counts(name)], [label_ttl_ms]
+    )
     awaiting, not_yet_dropped, *pairs = answer
     if not pairs:
         return None

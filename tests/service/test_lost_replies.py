@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from service.store.feedback_scripts import APPEND
+from service.store.scripts import APPEND
 from tests import oracle
 from tests.faults import Proxy, Valkey
 from tests.harness import Answer, Api, Server

@@ -13,6 +13,8 @@ from service.client.feed_command import feed
 from service.client.retrain_command import retrain
 from service.errors import ServiceError, StoreUnavailable
 from service.host.embedded import opened
+from service.host.exposure import check_exposure
+from service.host.keys_command import keys
 from service.settings import Settings, load_settings, redis_url
 from service.store.connection import Link, check_server
 from service.telemetry import folder_of_web, serve_counters, share_counters
@@ -36,6 +38,9 @@ def cli() -> None:
 @click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")
 @click.option("--web-workers", type=int, help="Web processes.")
 @click.option(
+    "--insecure", is_flag=True, default=None, help="Serve other addresses although there is no API key."
+)
+@click.option(
     "--appendfsync", type=click.Choice(["always", "everysec"]), help="Sync policy of the embedded server."
 )
 def serve(**options: Any) -> None:
@@ -52,6 +57,7 @@ def web() -> None:
     """Run the web processes: gunicorn, in the foreground."""
     settings = load_settings()
     _check(settings)
+    check_exposure(settings)
     share_counters(folder_of_web(settings.port))
     configuration = Path(__file__).parent / "web" / "gunicorn_conf.py"
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
@@ -121,6 +127,7 @@ def verify(model: str, **options: Any) -> None:
 
 cli.add_command(feed)
 cli.add_command(retrain)
+cli.add_command(keys)
 
 
 def _check(settings: Settings) -> None:

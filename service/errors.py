@@ -85,6 +85,18 @@ class BadRequest(Problem):
     status = HTTPStatus.BAD_REQUEST
 
 
+class Unauthorized(Problem):
+    """No API key came with the request, or one that is not known."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class Forbidden(Problem):
+    """The API key may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
 class NotFound(Problem):
     """No such model, job or path."""
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -40,6 +40,14 @@ class Settings(BaseSettings):
         32,
         ge=2,
         description="threads of a web process: half of them may wait, a quarter is left for predictions",
+    )
+    insecure: bool = Field(
+        False, description="serve other addresses than loopback although there is no API key"
+    )
+    admin_key: SecretStr | None = Field(
+        None,
+        description="a token with all rights beside the stored API keys, such as `freshet keys token` makes; "
+        "for a first start",
     )
     metrics_port: int = Field(
         0,
@@ -124,7 +132,7 @@ def load_settings(**overrides: object) -> Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that give a child process the same settings."""
     variables = {
-        PREFIX + name.upper(): str(value)
+        PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in settings.model_dump(exclude={"redis_url"}).items()
         if value is not None
     }

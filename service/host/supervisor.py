@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from service.errors import StoreUnavailable
 from service.host import embedded
+from service.host.exposure import check_exposure
 from service.logs import log
 from service.settings import Settings, environment, redis_url
 from service.store.connection import Link, check_server
@@ -124,6 +125,7 @@ class Supervisor:
             self._add("redis", embedded.command(self._settings), 60.0, (lock,))
         self._wait_for_redis()
         check_server(Link(redis_url(self._settings), self._settings.redis_timeout))
+        check_exposure(self._settings)
         freshet = [sys.executable, "-m", "service.cli"]
         self._add("learner", [*freshet, "learner"], 30.0)
         for _ in range(self._settings.trainers):

@@ -4,12 +4,18 @@ MODELS = b"freshet:models"  # hash: name -> generation
 DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
 TRAINING = "freshet"  # RQ's queue of retraining jobs; its own keys begin with rq:
+API_KEYS = b"freshet:api-keys"  # hash: id -> an API key, JSON
 WEIGHTS_PATTERN = b"freshet:{*}:weights"
 SEEN = 4  # hashes that what was seen is spread over, see lua/include/kept.lua
 
 
 def _key(name: str, part: str) -> bytes:
     return f"freshet:{{{name}}}:{part}".encode()
+
+
+def allowance(key_id: str, kind: str) -> bytes:
+    """Hash: the token bucket of an API key's requests or observations."""
+    return f"freshet:allowance:{key_id}:{kind}".encode()
 
 
 def meta(name: str) -> bytes:

@@ -21,11 +21,15 @@ from service.errors import (
     Unavailable,
 )
 from service.settings import Settings, load_settings, redis_url
-from service.web import telemetry
+from service.web import access, telemetry
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
 
+RESOURCES = (
+    *(predict, feedback, models, retrain, jobs, checkpoints, weights, health, telemetry),
+    *(open_inference, tensorflow_serving),
+)
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
 
 
@@ -40,15 +44,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["freshet"] = web
     app.url_map.strict_slashes = False
     app.url_value_preprocessor(_check_name)
-    for resource in (predict, feedback, models, retrain, jobs, checkpoints, weights, health):
+    for resource in RESOURCES:
         app.register_blueprint(resource.routes)
-    for protocol in (open_inference, tensorflow_serving):
-        app.register_blueprint(protocol.routes)
     telemetry.install(app)
+    access.install(app, web.access)
     app.register_error_handler(Problem, _tell)
     app.register_error_handler(StoreError, _tell_of_store)
     app.register_error_handler(HTTPException, _tell_of_http)
     app.register_error_handler(Exception, _tell_of_bug)
+    web.access.start()
     web.replicas.start()
     web.replicas.wait_ready(READY_SECONDS)
     gc.collect()
@@ -75,6 +79,8 @@ def _tell(problem: Problem) -> Response:
     if problem.errors:
         body["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in problem.errors]
     response = Response(to_json(body) + b"\n", problem.status.value, mimetype="application/problem+json")
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(problem.retry_after))
     return response

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from service.errors import Invalid, Unavailable, WrongMediaType
 from service.settings import Settings
 from service.store.connection import Links
+from service.web.access import Access
 from service.web.feedback.submit import Feedback
 from service.web.idempotency import NAME
 from service.web.replicas.replica import Served
@@ -27,6 +28,7 @@ class Web:
     waiting: Waiting
     replicas: Replicas
     feedback: Feedback
+    access: Access
 
     @classmethod
     def create(cls, settings: Settings, url: str) -> "Web":
@@ -35,7 +37,8 @@ class Web:
         links = Links(url, settings.redis_timeout)
         waiting = Waiting(settings.web_threads)
         replicas = Replicas(url, settings.redis_timeout, name, waiting)
-        return cls(settings, links, waiting, replicas, Feedback(settings, links, name, waiting))
+        feedback = Feedback(settings, links, name, waiting)
+        return cls(settings, links, waiting, replicas, feedback, Access(settings, links))
 
     def served(self, name: str) -> Served:
         """The model of this name. Raises NotFound; Unavailable if Redis would have to be asked and cannot be."""

@@ -17,6 +17,7 @@ from service.counters import OTHERS, REQUESTS
 from service.errors import StoreError
 from service.store.memory import memory
 from service.telemetry import FOLDER
+from service.web.access import may_see
 from service.web.context import Web, web
 from service.web.replicas.replica import Served
 
@@ -31,7 +32,6 @@ def install(app: Flask) -> None:
     """Count every request of an application, and give each an id."""
     app.before_request(_begin)
     app.after_request(_count)
-    app.register_blueprint(routes)
 
 
 def _begin() -> None:
@@ -90,7 +90,10 @@ def _sum_others(metric: Metric) -> None:
     named = set(sorted(sizes, key=lambda model: -sizes[model])[:MOST_MODELS])
     sums: dict[tuple[Any, ...], Any] = {}
     for sample in metric.samples:
-        model = sample.labels["model"] if sample.labels["model"] in named else OTHERS
+        model = sample.labels["model"]
+        if not (model == OTHERS or may_see(model)):
+            continue
+        model = model if model in named else OTHERS
         labels = {**sample.labels, "model": model}
         key = (sample.name, *sorted(labels.items()))
         value = sample.value + (sums[key].value if key in sums else 0.0)
@@ -117,7 +120,8 @@ class Models(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Gauges of the busiest models by name, of the others summed where a sum makes sense; Redis's memory."""
-        served = sorted(self._context.replicas.all(), key=lambda model: -model.replica.step)
+        visible = [model for model in self._context.replicas.all() if may_see(model.name)]
+        served = sorted(visible, key=lambda model: -model.replica.step)
         named, others = served[:MOST_MODELS], served[MOST_MODELS:]
         yield GaugeMetricFamily("freshet_models", "Models that are served.", len(served))
         yield GaugeMetricFamily(

@@ -40,7 +40,7 @@ start() {
     done
     shift
     # shellcheck disable=SC2086
-    $ENGINE run --name "$name" $RUN $options --env FRESHET_PORT="$PORT" "$IMAGE" "$@" >/dev/null
+    $ENGINE run --name "$name" $RUN $options --env FRESHET_PORT="$PORT" --env FRESHET_INSECURE=true "$IMAGE" "$@" >/dev/null
 }
 
 clean() {

@@ -4,6 +4,7 @@ A model of numbers takes one tensor `features` of shape (rows, features). Any mo
 feature, by its name, of shape (rows) or (rows, 1); one that is left out is missing.
 """
 
+import math
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -64,7 +65,9 @@ class InferenceRequest(Strict):
 @routes.errorhandler(Problem)
 def tell(problem: Problem) -> Response:
     """An error in the protocol's form."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
+    headers = {} if problem.retry_after is None else {"Retry-After": str(math.ceil(problem.retry_after))}
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return answer({"error": problem.detail}, problem.status, headers)
 
 

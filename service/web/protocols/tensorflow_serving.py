@@ -1,5 +1,7 @@
 """TensorFlow Serving's REST predict call: rows or columns in, raw numbers out."""
 
+import math
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response
@@ -29,7 +31,9 @@ class PredictBody(Strict):
 @routes.errorhandler(Problem)
 def tell(problem: Problem) -> Response:
     """An error in TensorFlow Serving's form."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
+    headers = {} if problem.retry_after is None else {"Retry-After": str(math.ceil(problem.retry_after))}
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return answer({"error": problem.detail}, problem.status, headers)
 
 

@@ -27,7 +27,7 @@ def readyz() -> Response:
         {
             "status": "degraded" if replicas.stale or without or replicas.troubles else "ok",
             "redis": "away" if replicas.stale else "ok",
-            "without_learner": without,
-            "troubles": dict(replicas.troubles),
+            "without_learner": [name for name in without if here.access.sees(name)],
+            "troubles": {name: why for name, why in replicas.troubles.items() if here.access.sees(name)},
         }
     )

@@ -16,6 +16,7 @@ from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.schemas import Strict, parse, problem
 from service.store import models, pending, snapshots
+from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.protocols.tensorflow_serving import version_status
@@ -103,7 +104,9 @@ def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response
 def list_models() -> Response:
     """All models."""
     here = web()
-    return answer({"models": [_summary(here, served) for served in here.replicas.all()]})
+    return answer(
+        {"models": [_summary(here, served) for served in here.replicas.all() if may_see(served.name)]}
+    )
 
 
 @routes.get("/v1/models/<name>")

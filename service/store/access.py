@@ -1,0 +1,68 @@
+"""API keys and their limits in Redis."""
+
+from service.access import ApiKey
+from service.errors import StoreError
+from service.store import keys
+from service.store.connection import Link
+from service.store.scripts import Script
+
+# KEYS: bucket. ARGV: rate (tokens a second), most it holds, wanted, least.
+# -> tokens granted (as many as wanted, if there are; none if there are fewer than `least`), milliseconds to wait.
+TAKE = Script("""
+local rate, size, wanted, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local known = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local tokens = math.min(size, (tonumber(known[1]) or size) + math.max(0, now - (tonumber(known[2]) or now)) * rate)
+local granted, wait = 0, 0
+if tokens >= least then
+    granted = math.min(tokens, math.max(wanted, least))
+else
+    wait = math.ceil((least - tokens) / rate * 1000)
+end
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - granted), 'at', tostring(now))
+redis.call('PEXPIRE', KEYS[1], math.ceil(size / rate * 1000) + 1000)
+return {tostring(granted), wait}
+""")
+
+# KEYS: keys. ARGV: id, record, name. -> 1; 0 if another key has the name.
+SAVE = Script("""
+for id, record in pairs(redis.call('HGETALL', KEYS[1])) do
+    if type(record) == 'string' and record:sub(1, 1) == '{' then
+        local known = cjson.decode(record)
+        if known.name == ARGV[3] and known.id ~= ARGV[1] then return 0 end
+    end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+""")
+
+
+def load_all(link: Link) -> dict[str, ApiKey]:
+    """Every key by its id. Raises StoreError."""
+    records = link.call("HVALS", keys.API_KEYS)
+    try:
+        found = [ApiKey.model_validate_json(record) for record in records]
+    except ValueError as error:
+        raise StoreError(f"an API key in Redis cannot be read: {error}") from error
+    return {key.id: key for key in found}
+
+
+def save(link: Link, key: ApiKey) -> bool:
+    """Keep a key; False if another one has its name."""
+    return bool(link.run(SAVE, [keys.API_KEYS], [key.id, key.model_dump_json(), key.name]))
+
+
+def delete(link: Link, key_id: str) -> bool:
+    """Revoke a key; False if there is none."""
+    return bool(link.call("HDEL", keys.API_KEYS, key_id))
+
+
+def take(link: Link, key_id: str, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
+    """Take tokens from a key's bucket of `kind`: how many were granted, and else the seconds to wait.
+
+    The bucket refills at `rate` tokens a second and holds a second's worth, or `least` if that is more.
+    """
+    size = max(rate, least, 1.0)
+    granted, wait = link.run(TAKE, [keys.allowance(key_id, kind)], [rate, size, wanted, least])
+    return float(granted), int(wait) / 1000

@@ -1,0 +1,225 @@
+"""Who may call what: API keys checked before each request, from this process's own copy of them."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from ipaddress import ip_address
+
+from flask import Flask, g, request
+
+from service.access import SCOPES, ApiKey, Scope, digest_of, parse_token
+from service.errors import Forbidden, StoreError, StoreUnavailable, TooManyRequests, Unauthorized, Unavailable
+from service.logs import log
+from service.settings import Settings
+from service.store import access as store
+from service.store.connection import Link, Links
+from service.store.jobs import model_of
+
+REFRESH = 0.4  # seconds between looks at the keys in Redis: a change is in force within a second
+SHARE = 0.1  # of a second's tokens that a process takes at a time, so that few requests ask Redis
+
+OPEN = {
+    "health.livez",
+    "health.readyz",
+    "open_inference.live",
+    "open_inference.ready",
+    "open_inference.server_metadata",
+}
+"""Endpoints that need no key."""
+
+NEEDED: dict[str, Scope] = {
+    "predict.predict": "predict",
+    "tensorflow_serving.predict": "predict",
+    "tensorflow_serving.status": "predict",
+    "open_inference.infer": "predict",
+    "open_inference.model_metadata": "predict",
+    "open_inference.model_ready": "predict",
+    "feedback.feedback": "feedback",
+    "retrain.retrain": "train",
+    "jobs.cancel": "train",
+    "models.patch": "train",
+    "checkpoints.make_checkpoint": "train",
+    "checkpoints.roll_back": "train",
+    "weights.get_weights": "train",
+}
+"""The scope that an endpoint needs. One that is in no table here needs `admin`: models.create, models.delete,
+weights.put_weights."""
+
+READABLE = {
+    "models.list_models",
+    "models.describe",
+    "models.metrics",
+    "models.diagnostics",
+    "jobs.describe",
+    "jobs.list_of_model",
+    "checkpoints.list_checkpoints",
+    "metrics.metrics",
+}
+"""Endpoints that any key may call; they tell only of the models that it covers."""
+
+
+@dataclass
+class Allowance:
+    """What one process may still let through of a key's rate, without asking Redis."""
+
+    tokens: float = 0.0
+    until: float = 0.0  # monotonic seconds
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Access:
+    """The API keys, kept fresh by a thread of its own."""
+
+    def __init__(self, settings: Settings, links: Links) -> None:
+        self._links = links
+        self._link = Link(links.url, links.timeout)
+        self._insecure = settings.insecure
+        admin = settings.admin_key
+        self._admin = None if admin is None else digest_of(admin.get_secret_value())
+        self._keys: dict[str, ApiKey] | None = None
+        self._allowances: dict[tuple[str, str], Allowance] = {}
+
+    def start(self) -> None:
+        """Read the keys, and go on reading them."""
+        self.refresh()
+        threading.Thread(target=self._keep_fresh, name="api-keys", daemon=True).start()
+
+    def refresh(self) -> None:
+        """Read the keys once; if Redis is away, the known ones stay in force."""
+        try:
+            self._keys = store.load_all(self._link)
+        except StoreUnavailable:
+            return
+        except StoreError as error:
+            log.error("the API keys cannot be read; the known ones stay in force", error=str(error))
+
+    def _keep_fresh(self) -> None:
+        while True:
+            time.sleep(REFRESH)
+            self.refresh()
+
+    # -- who ---------------------------------------------------------------------------------------------------
+
+    def key_of_request(self) -> ApiKey | None:
+        """The key that the current request brings; None where none is needed.
+
+        Raises Unauthorized; Forbidden for a client from elsewhere while there is no key; Unavailable.
+        """
+        if self._keys is None:
+            raise Unavailable("this process has not read the API keys from Redis yet", retry_after=1)
+        if not self._keys and self._admin is None:
+            self._check_local()
+            return None
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorized("send an API key as `Authorization: Bearer KEY`")
+        parsed = parse_token(token.strip())
+        if parsed is None:
+            raise Unauthorized("the API key is not known")
+        key_id, secret = parsed
+        key = self._keys.get(key_id)
+        if key is not None and key.fits(secret, time.time()):
+            return key
+        return self._admin_key(token.strip())
+
+    def _admin_key(self, token: str) -> ApiKey:
+        if self._admin is not None and compare_digest(digest_of(token), self._admin):
+            return ApiKey(id="admin", name="admin", digest="", scopes=("admin",), created=0.0)
+        raise Unauthorized("the API key is not known")
+
+    def _check_local(self) -> None:
+        if self._insecure or is_loopback(request.remote_addr or "127.0.0.1"):
+            return
+        raise Forbidden(
+            "there is no API key yet, so only this machine is served: make one with `freshet keys create`, or start "
+            "with --insecure"
+        )
+
+    def sees(self, model: str) -> bool:
+        """Whether the current request may be told of a model, at an endpoint that needs no key."""
+        try:
+            key = self.key_of_request()
+        except (Unauthorized, Forbidden, Unavailable):
+            return False
+        return key is None or key.covers(model)
+
+    # -- how much ----------------------------------------------------------------------------------------------
+
+    def take(self, key: ApiKey, kind: str, count: float) -> None:
+        """Count requests or observations against a key's limit. Raises TooManyRequests."""
+        rate: float | None = getattr(key, f"{kind}_per_second")
+        if rate is None:
+            return
+        allowance = self._allowances.setdefault((key.id, kind), Allowance())
+        with allowance.lock:
+            now = time.monotonic()
+            if now >= allowance.until:
+                allowance.tokens = 0.0
+            if allowance.tokens < count:
+                least = count - allowance.tokens
+                granted, wait = self._ask(key, kind, rate, max(least, SHARE * rate), least)
+                if granted < least:
+                    raise TooManyRequests(
+                        f"over the API key's limit of {rate:g} {kind} a second; nothing was written",
+                        retry_after=max(wait, 0.001),
+                    )
+                allowance.tokens += granted
+                allowance.until = now + 1.0
+            allowance.tokens -= count
+
+    def _ask(self, key: ApiKey, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
+        try:
+            return store.take(self._links.mine(), key.id, kind, rate, wanted, least)
+        except StoreUnavailable:  # predictions go on; feedback will be refused by itself
+            return wanted, 0.0
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a client's address is of this machine. A unix socket has none."""
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return True
+
+
+def install(app: Flask, access: Access) -> None:
+    """Check every request of an application."""
+
+    def check() -> None:
+        endpoint = request.endpoint
+        if endpoint is None or endpoint in OPEN:
+            return
+        key = g.api_key = access.key_of_request()
+        if key is None:
+            return
+        access.take(key, "requests", 1)
+        check_scope(key, endpoint)
+        arguments = request.view_args or {}
+        model = arguments.get("name") or model_of(arguments.get("job_id", ""))
+        if model and not key.covers(model):
+            raise Forbidden(f"the API key {key.name!r} is not for model {model!r}")
+
+    app.before_request(check)
+
+
+def check_scope(key: ApiKey, endpoint: str) -> None:
+    """Raise Forbidden if a key may not call an endpoint."""
+    if endpoint in READABLE:
+        return
+    needed = NEEDED.get(endpoint, "admin")
+    if not key.allows(needed):
+        have = ", ".join(scope for scope in SCOPES if scope in key.scopes)
+        raise Forbidden(f"this needs an API key with the scope {needed!r}; {key.name!r} has {have}")
+
+
+def current_key() -> ApiKey | None:
+    """The API key of the current request."""
+    key: ApiKey | None = g.get("api_key")
+    return key
+
+
+def may_see(model: str) -> bool:
+    """Whether the current request may be told of a model."""
+    key = current_key()
+    return key is None or key.covers(model)

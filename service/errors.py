@@ -48,6 +48,14 @@ class LogGap(StoreError):
     """The log does not follow on the state it should be applied to."""
 
 
+class BlobGone(StoreError):
+    """What a command in the log names is not stored any more."""
+
+
+class CommandRefused(StoreError):
+    """A command in the log cannot be carried out: it does not fit the model any more, or what it names is gone."""
+
+
 class LogCrowded(StoreError):
     """Too many commands without an observation between them, or without a learner to obey them."""
 

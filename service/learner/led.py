@@ -11,16 +11,17 @@ from pydantic_core import to_json
 
 from model import ModelSpec, OnlineModel
 from service import failpoints
-from service.errors import LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
+from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
 from service.logs import log
 from service.replay.commands import REPLACING, Sources, obey
 from service.settings import Settings
-from service.store import checkpoints, models, snapshots
+from service.store import checkpoints, models, refusals, snapshots
 from service.store.blocks import join
 from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
 from service.store.log import START, Entry, LogId, sizes, token_at
 from service.store.messages import Result, Weights, publish_results_command, publish_weights_command
+from service.store.refusals import Refusal
 from service.store.snapshots import Snapshot
 
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
@@ -155,13 +156,30 @@ class Led:
             self._keep_checkpoint(entry.log_id, ACTIONS[action], "")
         if action == "promote":
             failpoints.reach("before-promotion")
-        model = obey(self.model, entry, Sources(self.link, self.name))
+        try:
+            model = obey(self.model, entry, Sources(self.link, self.name))
+        except CommandRefused as error:
+            self._refuse(entry, error)
+            return
         if model.spec != self.spec:
             self._note_rebuild(model.spec)
         self.model = model
         if action == "promote":
             failpoints.reach("after-promotion")
         self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
+
+    def _refuse(self, entry: Entry, error: CommandRefused) -> None:
+        """Record that a command cannot be carried out, and go on without it. Raises StoreUnavailable."""
+        assert entry.command is not None
+        log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
+        refusal = Refusal(
+            str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
+        )
+        try:
+            refusals.record(self.link, self.name, self.generation, self.term, refusal)
+        except TermLost:
+            self.lost = True
+        self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
 
     def _note_rebuild(self, spec: ModelSpec) -> None:
         self.rebuilt = True

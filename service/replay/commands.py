@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load as load_tensors
 
-from model import OnlineModel
-from service.errors import StoreError
-from service.store import checkpoints
+from model import ModelError, OnlineModel
+from service.errors import BlobGone, CommandRefused, LogGap, StoreError
+from service.store import checkpoints, refusals
 from service.store.blocks import Block
 from service.store.connection import Link
 from service.store.log import COMMANDS_AT_ONCE, Entry, LogId, read_after
@@ -30,16 +30,20 @@ class Sources:
         place = entry.log_id.position if position is None else position
         return checkpoints.command_blob(self.link, self.name, entry.log_id, place)
 
+    def has_refused(self, entry: Entry) -> bool:
+        """Whether the learner has refused a command."""
+        return refusals.at(self.link, self.name, entry.log_id, entry.token) is not None
+
     def observations(self, after: int, to: int) -> Iterator[Block]:
-        """The blocks after one position up to and with another. Raises StoreError if the log lacks any of them."""
+        """The blocks after one position up to and with another. Raises LogGap if the log lacks any of them."""
         for entry in entries_between(self.link, self.name, LogId(after, COMMANDS_AT_ONCE), to):
             if entry.command is None:
                 if after + len(entry.block) != entry.log_id.position:
-                    raise StoreError(f"the log lacks observations after {after}")
+                    raise LogGap(f"the log lacks observations after {after}")
                 after = entry.log_id.position
                 yield entry.block
         if after != to:
-            raise StoreError(f"the log lacks observations after {after}")
+            raise LogGap(f"the log lacks observations after {after}")
 
 
 def entries_between(link: Link, name: str, after: LogId, to: int, count: int = 64) -> Iterator[Entry]:
@@ -55,13 +59,19 @@ def entries_between(link: Link, name: str, after: LogId, to: int, count: int = 6
 def obey(model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
     """Do what a command says. Returns the model to go on with: the same one changed, or after a rebuild another.
 
-    Raises StoreError for a command that this program does not know, or if what it names is gone.
+    A command whose refusal is recorded changes nothing. Raises CommandRefused, with the model unchanged, if this one
+    cannot be carried out; StoreError for a command that this program does not know.
     """
     assert entry.command is not None
     action = COMMANDS.get(entry.command["do"])
     if action is None:
         raise StoreError(f"the log holds a command that this program does not know: {entry.command['do']!r}")
-    return action(model, entry, entry.command, sources)
+    if entry.command["do"] in REPLACING and sources.has_refused(entry):
+        return model
+    try:
+        return action(model, entry, entry.command, sources)
+    except (ModelError, ValueError, LogGap, BlobGone) as error:
+        raise CommandRefused(f"the command {entry.log_id} cannot be carried out: {error}") from error
 
 
 def _keep(model: OnlineModel, entry: Entry, command: dict[str, Any], sources: Sources) -> OnlineModel:
@@ -81,8 +91,15 @@ def _set_hyperparameters(
 
 
 def _set_weights(model: OnlineModel, entry: Entry, command: dict[str, Any], sources: Sources) -> OnlineModel:
-    """Take parameters as they were sent; they were checked then."""
-    for name, values in load_tensors(sources.blob(entry)).items():
+    """Take parameters as they were sent. They were checked then, against what the model was then."""
+    if command.get("version", 1) > 1:
+        model.set_weights(sources.blob(entry))
+        return model
+    tensors = load_tensors(sources.blob(entry))
+    shapes = {name: values.shape for name, values in model.parameters.items()}
+    if {name: values.shape for name, values in tensors.items()} != shapes:
+        raise ValueError("the weights do not fit the model's layers")
+    for name, values in tensors.items():  # version 0.1 kept the optimizer's slots
         np.copyto(model.parameters[name], values)
     return model
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from service.errors import StoreError, TermLost
+from service.errors import BlobGone, TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -57,8 +57,8 @@ def state(link: Link, name: str, checkpoint: str) -> bytes | None:
 
 
 def command_blob(link: Link, name: str, log_id: LogId, position: int) -> bytes:
-    """What the command at `log_id` names; `position` is where that stands in the log. Raises StoreError."""
+    """What the command at `log_id` names; `position` is where that stands in the log. Raises BlobGone."""
     blob: bytes | None = link.call("HGET", keys.blobs(name), f"{log_id}:{position}")
     if blob is None:
-        raise StoreError(f"model {name}: what the command {log_id} names is gone")
+        raise BlobGone(f"model {name}: what the command {log_id} names is gone")
     return blob

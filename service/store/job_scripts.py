@@ -160,7 +160,7 @@ return 1
 # KEYS: meta, job, log, blobs.
 # ARGV: id, attempt, generation, token, command (JSON), candidate, its position, positions it may be behind,
 #   result (JSON), most blobs, log id of the last entry that the trainer has read.
-# -> {"appended", log id} | {"behind"}: read on, also where weights were replaced since
+# -> {"appended", log id} | {"behind"}: read on, also where weights were replaced or the log was trimmed since
 #   | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
 PROMOTE = Script(
     _NOW
@@ -175,6 +175,8 @@ if redis.call('HGET', KEYS[2], 'cancel') then
   return {'cancelled'}
 end
 if tonumber(position) - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {'behind'} end
+-- The learner will need what follows the candidate: while the log holds the entry before, it holds all that follows.
+if position ~= ARGV[7] and #redis.call('XRANGE', KEYS[3], ARGV[11], ARGV[11]) == 0 then return {'behind'} end
 local at, number = string.match(ARGV[11], '(%d+)-(%d+)')
 for _, blob in ipairs(redis.call('HKEYS', KEYS[4])) do
   local place, command = string.match(blob, '(%d+)-(%d+):')

@@ -70,6 +70,11 @@ def blobs(name: str) -> bytes:
     return _key(name, "blobs")
 
 
+def refusals(name: str) -> bytes:
+    """Hash: log id of a command that could not be carried out -> which and why, JSON."""
+    return _key(name, "refusals")
+
+
 def checkpoints(name: str) -> bytes:
     """Hash: checkpoint id -> what it is, JSON."""
     return _key(name, "checkpoints")
@@ -108,5 +113,5 @@ def results(web: str) -> bytes:
 def all_of(name: str) -> list[bytes]:
     """Every key of a model, except those of its jobs."""
     parts = (meta, log, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
-    retraining = (blobs, checkpoints, checkpoint_states, schedule, jobs)
+    retraining = (blobs, refusals, checkpoints, checkpoint_states, schedule, jobs)
     return [part(name) for part in parts + retraining] + seen(name) + answers(name)

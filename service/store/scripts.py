@@ -56,6 +56,7 @@ ENTRY_SIZES = _script("entry_sizes")
 TIME_AFTER = _script("time_after")
 SNAPSHOT = _script("snapshot")
 CHECKPOINT = _script("checkpoint")
+REFUSE = _script("refuse")
 
 # What came of requests with a key.
 KEEP = _script("keep")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import (
+    Conflict,
     Invalid,
     KeyUsed,
     StoreUnavailable,
     WrongGeneration,
 )
-from service.store import snapshots
+from service.store import refusals, snapshots
 from service.store.appending import append_command
 from service.store.log import LogId
 from service.web.context import Web
@@ -50,7 +51,7 @@ def order(
 ) -> Ordered:
     """Append a command, with its blob or a checkpoint's state, and wait at most `apply_timeout` until it is obeyed.
 
-    `key` is the request's Idempotency-Key. Raises Problem and StoreError.
+    `key` is the request's Idempotency-Key. Raises Problem, Conflict if the command was refused; StoreError.
     """
     token = (key or new_key()).encode()
     try:
@@ -75,7 +76,17 @@ def order(
     if log_id is None:
         detail = f"there is no checkpoint {checkpoint!r}"
         raise Invalid(f"/checkpoint: {detail}", [("/checkpoint", detail)])
-    return Ordered(log_id, _wait(here, served, log_id))
+    done = _wait(here, served, log_id)
+    if done:
+        _check_refusal(here, served, log_id, token)
+    return Ordered(log_id, done)
+
+
+def _check_refusal(here: Web, served: Served, log_id: LogId, token: bytes) -> None:
+    """Raise Conflict if the learner could not carry out the command."""
+    refusal = refusals.at(here.links.mine(), served.name, log_id, token)
+    if refusal is not None:
+        raise Conflict(f"{refusal.detail}; the model is as it was", log_id=str(log_id))
 
 
 def _wait(here: Web, served: Served, log_id: LogId) -> bool:

@@ -15,7 +15,7 @@ from service.jobs import schedules
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.schemas import Strict, parse, problem
-from service.store import models, pending, snapshots
+from service.store import models, pending, refusals, snapshots
 from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
@@ -228,8 +228,9 @@ def _live(here: Web, served: Served) -> dict[str, Any]:
     try:
         found = models.describe(here.links.mine(), [served.name])[served.name]
         scheduled = schedules.load(here.links.mine(), served.name)
+        refused = refusals.list_all(here.links.mine(), served.name)
     except StoreUnavailable:
-        return {"hyperparameters": None, "retrain": None, "job": None}
+        return {"hyperparameters": None, "retrain": None, "job": None, "refusals": None}
     if found is not None:
         live.update(json.loads(found[0].hyperparameters or b"{}"))
         job = found[0].job
@@ -237,4 +238,5 @@ def _live(here: Web, served: Served) -> dict[str, Any]:
         "hyperparameters": live,
         "retrain": scheduled and scheduled.told(),
         "job": job and url_for("jobs.describe", job_id=job.decode()),
+        "refusals": [refusal.to_response() for refusal in refused],
     }

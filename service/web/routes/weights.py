@@ -34,6 +34,6 @@ def put_weights(name: str) -> Response:
     if request.mimetype not in READ:
         raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
     blob = checked(served.spec, request.get_data(cache=False))
-    ordered = order(here, served, {"do": "weights"}, idempotency_key(), blob=blob)
+    ordered = order(here, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
     told = {**ordered.told(served), "undo": str(ordered.log_id)}
     return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

@@ -83,14 +83,17 @@ def learner() -> None:
 def trainer() -> None:
     """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
-    from service.trainer import worker
+    from service.trainer.worker import Trainer
 
     settings = load_settings()
     logs.configure(settings, "trainer")
     _check(settings)
     os.nice(settings.trainer_nice)
     serve_counters(settings.host, settings.metrics_port)
-    worker.work(redis_url(settings), settings.redis_timeout, settings.max_job_seconds)
+    worker = Trainer(settings, redis_url(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
 
 
 @cli.command("warm-up")

@@ -1,7 +1,19 @@
-"""Which process leads, so that another on the same machine can see at once that it has died."""
+"""Processes: an identity by which others on the same machine see at once that one has died, and dying with a parent."""
 
+import ctypes
 import os
+import signal
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Get a signal when the parent, of this pid, dies; end at once if it has died already. Called in the child."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def identity(pid: int | None = None) -> str:

@@ -1,6 +1,5 @@
 """`freshet serve`: Redis, learner and web on one machine; what dies is started again."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -8,11 +7,13 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from service.errors import StoreUnavailable
 from service.host import embedded
 from service.host.exposure import check_exposure
 from service.logs import log
+from service.processes import die_with_parent
 from service.settings import Settings, environment, redis_url
 from service.store.connection import Link, check_server
 from service.telemetry import share_counters
@@ -20,8 +21,6 @@ from service.telemetry import share_counters
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
 HEALTHY = 3.0  # seconds after which a child that dies is not dying of its start
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -41,12 +40,6 @@ class Child:
     def start(self) -> None:
         """Start it in its own session. It gets SIGTERM when this thread of ours dies: start it from the main thread."""
         parent = os.getpid()
-
-        def follow_parent() -> None:
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
         self._started_at = time.monotonic()
         self.process = subprocess.Popen(
             self.command,
@@ -54,7 +47,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             pass_fds=self.descriptors,
             start_new_session=True,
-            preexec_fn=follow_parent,
+            preexec_fn=partial(die_with_parent, parent, signal.SIGTERM),
         )
 
     def tend(self, now: float) -> None:

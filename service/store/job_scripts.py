@@ -1,21 +1,26 @@
 """The Lua scripts of retraining jobs. A job is changed only by its current attempt: others come too late.
 
-States: queued, running, succeeded, failed, cancelled. A model has one job that is queued or running; its id stands in
-`meta`, and there every change is checked against it.
+States: queued, running, succeeded, failed, cancelled. A model has at most one job that is queued or running. Its id is
+in `meta`, and every change is checked against it.
 """
 
+from service.store import keys
 from service.store.scripts import Script, include
 
 HISTORY = 20
-"""Jobs of a model that are remembered."""
+"""Jobs of a model that are kept."""
+ATTEMPTS = 3
+"""Attempts at a job that may die; the job has failed then."""
 
-# In Lua: `now()`, seconds since the epoch by Redis's clock; `start(meta, job, jobs, prefix, id, request, digest)`.
-_NOW = """
+# In Lua: `now()`, seconds since the epoch by Redis's clock; `tell()`, a message to the trainers.
+_NOW = f"""
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
+local function tell() redis.call('PUBLISH', '{keys.JOB_NEWS.decode()}', '') end
 """
+# In Lua: `start(meta, job, jobs, prefix, id, request, digest)`.
 _START = f"""
 local function start(meta, job, jobs, prefix, id, request, digest)
   redis.call('HSET', job, 'id', id, 'state', 'queued', 'request', request, 'digest', digest, 'attempt', 1,
@@ -24,6 +29,7 @@ local function start(meta, job, jobs, prefix, id, request, digest)
   redis.call('LPUSH', jobs, id)
   for _, old in ipairs(redis.call('LRANGE', jobs, {HISTORY}, -1)) do redis.call('DEL', prefix .. old) end
   redis.call('LTRIM', jobs, 0, {HISTORY - 1})
+  tell()
 end
 """
 _END = """
@@ -104,29 +110,75 @@ local function mine(states)
 end
 """
 
-# A trainer takes up a job. KEYS: meta, job. ARGV: id, attempt. -> 1, or 0 if it is not to be run.
-BEGIN = Script(
+# In Lua: `next_attempt(died)`, which queues a running job again; without a further attempt it has failed. Returns the
+# attempt, or -1. What was stored before `deaths` was counted had one death for each attempt.
+_NEXT_ATTEMPT = f"""
+local function next_attempt(died)
+  local job = redis.call('HMGET', KEYS[2], 'attempt', 'deaths')
+  local attempt = tonumber(job[1])
+  local deaths = tonumber(job[2] or attempt - 1) + died
+  if deaths >= {ATTEMPTS} then
+    finish(KEYS[1], KEYS[2], 'failed', 'its trainer died ' .. deaths .. ' times')
+    return -1
+  end
+  redis.call('HSET', KEYS[2], 'state', 'queued', 'attempt', attempt + 1, 'deaths', deaths,
+    'beat', string.format('%.3f', now()))
+  return attempt + 1
+end
+"""
+
+# A trainer claims a job: one that is queued, or one that is running and whose heartbeat has not moved for long.
+# KEYS: meta, job. ARGV: id, attempt, state and beat as the trainer saw them, who claims it (a process's identity).
+# -> the attempt to run, 0 if another was faster, -1 if the job has ended.
+CLAIM = Script(
     _NOW
     + _END
     + _MINE
+    + _NEXT_ATTEMPT
     + """
-if not mine('queued') then return 0 end
+if not mine(ARGV[3]) or redis.call('HGET', KEYS[2], 'beat') ~= ARGV[4] then return 0 end
 if redis.call('HGET', KEYS[2], 'cancel') then
   finish(KEYS[1], KEYS[2], 'cancelled', '')
-  return 0
+  return -1
 end
-redis.call('HSET', KEYS[2], 'state', 'running', 'beat', string.format('%.3f', now()))
+local attempt = tonumber(ARGV[2])
+if ARGV[3] == 'running' then
+  attempt = next_attempt(1)
+  if attempt < 0 then return -1 end
+end
+redis.call('HSET', KEYS[2], 'state', 'running', 'beat', string.format('%.3f', now()), 'holder', ARGV[5])
 redis.call('HSETNX', KEYS[2], 'started', string.format('%.3f', now()))
 redis.call('HDEL', KEYS[2], 'progress', 'stage')
-return 1
+return attempt
 """
 )
 
-# A running job's sign of life, with what it holds of the log and how far it is.
+# Give a running job back to the trainers.
+# KEYS: meta, job. ARGV: id, attempt, 1 if its process died, 0 if it was stopped.
+# -> the next attempt, 0 if the job is not this attempt's any more, -1 if it has ended.
+GIVE_BACK = Script(
+    "#!lua flags=allow-oom\n"
+    + _NOW
+    + _END
+    + _MINE
+    + _NEXT_ATTEMPT
+    + """
+if not mine('running') then return 0 end
+if redis.call('HGET', KEYS[2], 'cancel') then
+  finish(KEYS[1], KEYS[2], 'cancelled', '')
+  return -1
+end
+local attempt = next_attempt(tonumber(ARGV[3]))
+tell()
+return attempt
+"""
+)
+
+# A running job's heartbeat, with what it needs of the log and how far it is.
 # KEYS: meta, job. ARGV: id, attempt, position from which the log is needed ("": nothing), stage,
 #   progress (JSON, "": as before).
-# -> 1 | 2: cancel it | 0: it is not this attempt's any more
-PULSE = Script(
+# -> 1, or 0 if it is not this attempt's any more
+JOB_BEAT = Script(
     "#!lua flags=allow-oom\n"
     + _NOW
     + _MINE
@@ -137,7 +189,7 @@ if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[5]) end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'pin', ARGV[3], 'pinned_at', string.format('%.0f', now()))
 end
-return redis.call('HGET', KEYS[2], 'cancel') and 2 or 1
+return 1
 """
 )
 
@@ -190,7 +242,7 @@ return {'appended', id}
 """
 )
 
-# Cancel a job: at once if it waits, at its next batch if it runs. KEYS: meta, job. ARGV: id.
+# Cancel a job: at once if it waits; its trainer ends one that runs. KEYS: meta, job. ARGV: id.
 # -> the state after it, or nil if there is no such job.
 CANCEL = Script(
     _NOW
@@ -204,31 +256,7 @@ if state == 'queued' then
   finish(KEYS[1], KEYS[2], 'cancelled', '')
   return 'cancelled'
 end
+tell()
 return state
-"""
-)
-
-# Give a job to another trainer, because its own has been silent: queued for the next attempt, or failed after the last.
-# KEYS: meta, job. ARGV: id, attempt, state that it is in, seconds of silence, most attempts.
-# -> the next attempt, 0 if the job is well, -1 if it has ended.
-TAKE_BACK = Script(
-    _NOW
-    + _END
-    + _MINE
-    + """
-if not mine(ARGV[3]) then return 0 end
-local job = redis.call('HMGET', KEYS[2], 'beat', 'cancel')
-if now() - tonumber(job[1]) < tonumber(ARGV[4]) then return 0 end
-if job[2] then
-  finish(KEYS[1], KEYS[2], 'cancelled', '')
-  return -1
-end
-local attempt = tonumber(ARGV[2]) + 1
-if attempt > tonumber(ARGV[5]) then
-  finish(KEYS[1], KEYS[2], 'failed', 'its trainer died ' .. ARGV[2] .. ' times')
-  return -1
-end
-redis.call('HSET', KEYS[2], 'state', 'queued', 'attempt', attempt, 'beat', string.format('%.3f', now()))
-return attempt
 """
 )

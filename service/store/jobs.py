@@ -1,37 +1,26 @@
-"""Retraining jobs: what each is and how far, changed only by its current attempt; and RQ, which hands them out."""
+"""Retraining jobs: what each is and how far, changed only by its current attempt."""
 
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-
-import redis
-from rq import Queue
-from rq.job import Job as RqJob
-from rq.serializers import JSONSerializer
 
 from service.errors import StoreUnavailable, WrongGeneration
 from service.store import job_scripts, keys
 from service.store.connection import Link
 from service.store.log import LogId
 
-FUNCTION = "service.trainer.job.retrain"
-"""What RQ calls, with the model's name, the job's id and the number of the attempt."""
-
-SILENCE = 15.0
-"""Seconds without a sign of life after which a job is given to another trainer."""
-ATTEMPTS = 3
 ENDED = {"succeeded", "failed", "cancelled"}
 _FIELDS = (
     *("id", "state", "request", "attempt", "created", "beat", "started", "ended", "stage"),
-    *("progress", "result", "detail", "cancel", "log_id"),
+    *("progress", "result", "detail", "cancel", "log_id", "holder"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as it stands. Times are seconds since the epoch by Redis's clock."""
+    """One job as it is stored. Times are seconds since the epoch by Redis's clock."""
 
     model: str
     id: str
@@ -39,7 +28,7 @@ class Job:
     request: dict[str, Any]
     attempt: int
     created: float
-    beat: float
+    beat: str  # when its trainer showed last that it goes on, as it is stored
     started: float | None
     ended: float | None
     stage: str
@@ -48,6 +37,7 @@ class Job:
     detail: str
     cancelled: bool
     log_id: str | None  # of its promote command
+    holder: str  # the trainer's process, see service.processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ class Started:
 
 
 def new_id(name: str, part: str | None = None) -> str:
-    """An id for a job; it says whose. The same `part` gives the same id."""
+    """An id for a job; it names the model. The same `part` gives the same id."""
     return f"{name}.{part or secrets.token_hex(8)}"
 
 
@@ -84,41 +74,57 @@ def start(
 
 def load(link: Link, name: str, job_id: str) -> Job | None:
     """A job; None if there is none of this id any more."""
-    values = link.call("HMGET", keys.job(name, job_id), *_FIELDS)
-    found = dict(zip(_FIELDS, values, strict=True))
-    if found["id"] is None:
+    return load_many(link, [(name, job_id)])[0]
+
+
+def load_many(link: Link, wanted: Iterable[tuple[str, str]]) -> list[Job | None]:
+    """Jobs by their models' names and their ids; None for one that is gone."""
+    pairs = list(wanted)
+    commands = [("HMGET", keys.job(name, job_id), *_FIELDS) for name, job_id in pairs]
+    answers = link.call_many(commands) if commands else []
+    return [_job(name, values) for (name, _), values in zip(pairs, answers, strict=True)]
+
+
+def _job(name: str, values: list[bytes | None]) -> Job | None:
+    found = {field: value and value.decode() for field, value in zip(_FIELDS, values, strict=True)}
+    if not found["id"]:
         return None
 
     def seconds(field: str) -> float | None:
-        return None if found[field] is None else float(found[field])
+        return float(found[field] or 0) if found[field] else None
+
+    def read(field: str) -> Any:
+        return json.loads(found[field] or "null")
 
     return Job(
-        name,
-        job_id,
-        found["state"].decode(),
-        json.loads(found["request"]),
-        int(found["attempt"]),
-        float(found["created"]),
-        float(found["beat"]),
-        seconds("started"),
-        seconds("ended"),
-        (found["stage"] or b"").decode(),
-        json.loads(found["progress"] or b"{}"),
-        json.loads(found["result"]) if found["result"] else None,
-        (found["detail"] or b"").decode(),
-        found["cancel"] is not None,
-        found["log_id"].decode() if found["log_id"] else None,
+        model=name,
+        id=found["id"],
+        state=found["state"] or "",
+        request=read("request"),
+        attempt=int(found["attempt"] or 0),
+        created=seconds("created") or 0.0,
+        beat=found["beat"] or "",
+        started=seconds("started"),
+        ended=seconds("ended"),
+        stage=found["stage"] or "",
+        progress=read("progress") or {},
+        result=read("result"),
+        detail=found["detail"] or "",
+        cancelled=found["cancel"] is not None,
+        log_id=found["log_id"] or None,
+        holder=found["holder"] or "",
     )
 
 
-def current(link: Link, name: str) -> str | None:
-    """The id of the job that a model has queued or running."""
-    job_id = link.call("HGET", keys.meta(name), "job")
-    return job_id.decode() if job_id else None
+def current(link: Link, names: Iterable[str]) -> dict[str, str]:
+    """The id of the job that each model has queued or running, for those that have one."""
+    wanted = list(names)
+    answers = link.call_many([("HGET", keys.meta(name), "job") for name in wanted]) if wanted else []
+    return {name: job_id.decode() for name, job_id in zip(wanted, answers, strict=True) if job_id}
 
 
 def cancel(link: Link, name: str, job_id: str) -> str | None:
-    """Cancel a job: at once if it waits, at its next batch if it runs. Its state then; None: no such job."""
+    """Cancel a job: at once if it waits; its trainer ends one that runs. Its state then; None: no such job."""
     state = link.run(job_scripts.CANCEL, [keys.meta(name), keys.job(name, job_id)], [job_id])
     return state.decode() if state else None
 
@@ -138,18 +144,14 @@ class Attempt:
     def _keys(self) -> list[bytes]:
         return [keys.meta(self.name), keys.job(self.name, self.id)]
 
-    def begin(self, link: Link) -> bool:
-        """Take the job up; False if it is not to be run, or not by this attempt."""
-        return bool(link.run(job_scripts.BEGIN, self._keys, [self.id, self.number]))
-
-    def pulse(self, link: Link, pin: int | None, stage: str, progress: dict[str, Any] | None) -> int:
+    def beat(self, link: Link, pin: int | None, stage: str, progress: dict[str, Any] | None) -> bool:
         """Show that it goes on, and hold the log after the position `pin`. `progress` None is as before.
 
-        Returns 1 to go on, 2 if it is cancelled, 0 if the job is not this attempt's any more.
+        False if the job is not this attempt's any more.
         """
         held = "" if pin is None else pin
         arguments = [self.id, self.number, held, stage, "" if progress is None else json.dumps(progress)]
-        return int(link.run(job_scripts.PULSE, self._keys, arguments))
+        return bool(link.run(job_scripts.JOB_BEAT, self._keys, arguments))
 
     def finish(self, link: Link, state: str, result: dict[str, Any] | None, detail: str = "") -> bool:
         """End it without a promotion; False if the job is not this attempt's any more."""
@@ -184,65 +186,43 @@ class Attempt:
         )
         return outcome.decode(), LogId.parse(rest[0]) if outcome == b"appended" else None
 
-    def take_back(self, link: Link, state: str, silence: float = SILENCE) -> int:
-        """Give the job to the next attempt if it was silent so long: its number; 0: it is well, −1: it ended."""
-        arguments = [self.id, self.number, state, silence, ATTEMPTS]
-        return int(link.run(job_scripts.TAKE_BACK, self._keys, arguments))
+    def give_back(self, link: Link, *, died: bool) -> bool:
+        """Queue the job again for any trainer; False if that is not to be, as it has ended or is another's."""
+        return int(link.run(job_scripts.GIVE_BACK, self._keys, [self.id, self.number, int(died)])) > 0
 
 
-# -- RQ ------------------------------------------------------------------------------------------------------
+def claim(link: Link, job: Job, holder: str) -> Attempt | None:
+    """Take up a job that is queued, or running without a heartbeat, for the process `holder`.
+
+    None if it is not as it was seen any more, or has ended: it was cancelled, or had its last attempt.
+    """
+    number = link.run(
+        job_scripts.CLAIM,
+        [keys.meta(job.model), keys.job(job.model, job.id)],
+        [job.id, job.attempt, job.state, job.beat, holder],
+    )
+    return Attempt(job.model, job.id, int(number)) if int(number) > 0 else None
 
 
-class NamedJob(RqJob):
-    """A job of RQ's that can call nothing but the trainer."""
+class JobNews:
+    """Messages that a job was started, cancelled or given back."""
 
-    def perform(self) -> Any:
-        if self.func_name != FUNCTION:
-            raise ValueError(f"a trainer does not run {self.func_name!r}")
-        return super().perform()
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._subscribed = False
 
-
-@lru_cache(maxsize=8)
-def queue(url: str, timeout: float) -> Queue:
-    """RQ's queue of jobs. Nothing in it is executable: names and JSON."""
-    client = redis.Redis.from_url(url, socket_timeout=timeout)
-    return Queue(keys.TRAINING, connection=client, serializer=JSONSerializer, job_class=NamedJob)
-
-
-def enqueue(waiting: Queue, attempt: Attempt, seconds: int) -> None:
-    """Hand an attempt to the trainers; they give it up after so many seconds. Raises StoreUnavailable."""
-    try:
-        waiting.enqueue_call(
-            FUNCTION,
-            args=[attempt.name, attempt.id, attempt.number],
-            job_id=_rq_id(attempt),
-            timeout=seconds,
-            result_ttl=60,
-            failure_ttl=3600,
-            description=f"retrain {attempt.name}",
-        )
-    except redis.RedisError as error:
-        raise StoreUnavailable(f"lost Redis: {error}") from error
-
-
-def is_enqueued(link: Link, attempt: Attempt) -> bool:
-    """Whether an attempt waits for a trainer."""
-    return link.call("LPOS", f"rq:queue:{keys.TRAINING}", _rq_id(attempt)) is not None
-
-
-def _rq_id(attempt: Attempt) -> str:
-    return f"{attempt.id}-{attempt.number}".replace(".", "_")
-
-
-def look_after(link: Link, waiting: Queue, name: str, job_id: str, seconds: int) -> Job | None:
-    """The job as it stands, after giving it to another trainer if its own has died or RQ has lost it."""
-    job = load(link, name, job_id)
-    if job is None or job.state in ENDED:
-        return job
-    attempt = Attempt(name, job_id, job.attempt)
-    if job.state == "queued" and is_enqueued(link, attempt):
-        return job
-    number = attempt.take_back(link, job.state)
-    if number > 0:
-        enqueue(waiting, Attempt(name, job_id, number), seconds)
-    return load(link, name, job_id) if number else job
+    def wait(self, seconds: float) -> bool:
+        """Whether there may be news; returns after `seconds` at most. Raises StoreUnavailable."""
+        try:
+            if not self._subscribed:
+                self._link.send([("SUBSCRIBE", keys.JOB_NEWS)])
+                self._link.read()
+                self._subscribed = True
+                return True
+            news = self._link.read_within(seconds) is not None
+            while news and self._link.read_within(0.001) is not None:
+                pass
+            return news
+        except StoreUnavailable:
+            self._subscribed = False
+            raise

@@ -3,8 +3,8 @@
 MODELS = b"freshet:models"  # hash: name -> generation
 DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
-TRAINING = "freshet"  # RQ's queue of retraining jobs; its own keys begin with rq:
 API_KEYS = b"freshet:api-keys"  # hash: id -> an API key, JSON
+JOB_NEWS = b"freshet:jobs"  # channel: a job was started, cancelled or given back
 WEIGHTS_PATTERN = b"freshet:{*}:weights"
 SEEN = 4  # hashes that what was seen is spread over, see lua/include/kept.lua
 

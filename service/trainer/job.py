@@ -1,26 +1,27 @@
-"""A retraining job, from the log to the promote command. RQ calls `retrain` in a process of its own."""
+"""A retraining job, from the log to the promote command. A trainer calls `run` in a process of its own."""
 
 import json
 import math
+import signal
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from rq.timeouts import JobTimeoutException
-
 from model import ModelSpec, OnlineModel
 from model.errors import ModelError, StateError
-from service import failpoints, logs
-from service.errors import Invalid, StoreError, StoreUnavailable
+from service import failpoints
+from service.errors import ServiceError, StoreError, StoreUnavailable
 from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
 from service.logs import log
+from service.processes import die_with_parent
 from service.replay.commands import REPLACING, Sources, obey
-from service.settings import Settings, load_settings, redis_url
+from service.settings import Settings, redis_url
 from service.store import jobs, models
 from service.store.connection import Link
 from service.store.jobs import Attempt
 from service.store.log import Entry, read_after
-from service.trainer.heartbeat import Cancelled, JobLost, Pulse
+from service.trainer.heartbeat import JobHeartbeat, JobLost
 from service.trainer.progress import Progress, Score
 from service.trainer.rows import Base, Piece, Rows, base_before, read_pieces
 
@@ -32,36 +33,32 @@ class JobFailed(StoreError):
     """The job cannot be done as asked."""
 
 
-def retrain(name: str, job_id: str, number: int) -> None:
-    """Do one attempt at a job. Whatever happens, the live model goes on as it is until a promote command."""
-    settings = load_settings()
-    logs.configure(settings, "trainer")
+def run(settings: Settings, attempt: Attempt, parent: int) -> None:
+    """Do one attempt at a job, in a process of its own. The live model goes on as it is until a promote command.
+
+    The process ends with another status than 0 if another attempt is to take the job up.
+    """
+    die_with_parent(parent, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
     failpoints.configure(settings)
-    attempt = Attempt(name, job_id, number)
     link = Link(redis_url(settings), REDIS_TIMEOUT)
-    if not attempt.begin(link):
-        log.info("a job that is not to be run", job=job_id, attempt=number)
-        return
-    pulse = Pulse(attempt, Link(redis_url(settings), REDIS_TIMEOUT))
-    pulse.start()
+    heartbeat = JobHeartbeat(attempt, Link(redis_url(settings), REDIS_TIMEOUT))
+    heartbeat.start()
     try:
-        Run(settings, link, attempt, pulse).go()
-    except Cancelled:
-        attempt.finish(link, "cancelled", None)
+        Run(settings, link, attempt, heartbeat).go()
     except JobLost:
-        log.warning("another trainer has the job, or its model is gone", job=job_id, attempt=number)
-    except JobTimeoutException:
-        link.close()  # it may have struck between a command and its answer
-        attempt.finish(link, "failed", None, f"it took more than {settings.max_job_seconds} s")
-    except StoreUnavailable:
-        raise  # silence: another attempt takes the job up
-    except (StoreError, ModelError, Invalid) as error:
+        log.warning("another trainer has the job, or its model is gone", job=attempt.id)
+    except StoreUnavailable as error:
+        log.warning("a job lost Redis", job=attempt.id, error=str(error))
+        sys.exit(1)
+    except (ServiceError, ModelError) as error:
         attempt.finish(link, "failed", None, str(error))
-    except Exception:
-        attempt.finish(link, "failed", None, "an error in the trainer; its log says more")
-        raise
+    except Exception:  # noqa: BLE001 - whatever is wrong with one job, it must not end the trainer
+        log.exception("a job failed", job=attempt.id)
+        attempt.finish(link, "failed", None, "internal error, see the trainer's log")
     finally:
-        pulse.end()
+        heartbeat.end()
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,11 @@ class Plan:
 class Run:
     """One attempt: `go` takes it through its stages."""
 
-    def __init__(self, settings: Settings, link: Link, attempt: Attempt, pulse: Pulse) -> None:
+    def __init__(self, settings: Settings, link: Link, attempt: Attempt, heartbeat: JobHeartbeat) -> None:
         self.settings = settings
         self.link = link
         self.attempt = attempt
-        self.pulse = pulse
+        self.heartbeat = heartbeat
         self.name = attempt.name
         job = jobs.load(link, attempt.name, attempt.id)
         found = models.describe(link, [attempt.name])[attempt.name]
@@ -97,7 +94,7 @@ class Run:
         self.rebuilt = None if rebuilt is None else ModelSpec.model_validate_json(json.dumps(rebuilt))
 
     def go(self) -> None:
-        """Load, train, catch up, judge, promote. Raises Cancelled, JobLost, StoreError, ModelError."""
+        """Load, train, catch up, judge, promote. Raises JobLost, StoreError, ModelError."""
         plan, pieces = self._load()
         rows = Rows.of(pieces, plan.start, plan.split, plan.head)
         live = None if plan.base is None else self._live_at(plan, pieces)
@@ -115,7 +112,7 @@ class Run:
         self._promote(candidate, pieces[-1].entry, result)
 
     def _enter(self, stage: str) -> None:
-        self.pulse.tell(stage)
+        self.heartbeat.tell(stage)
         failpoints.reach(f"job-{stage}")
 
     # -- loading ---------------------------------------------------------------------------------------------
@@ -123,16 +120,16 @@ class Run:
     def _load(self) -> tuple[Plan, list[Piece]]:
         head = self.meta.head.position
         start = start_of(self.asked.window, self.link, self.name, head)
-        self.pulse.pin = start
+        self.heartbeat.pin = start
         self._enter("loading")
         training, _ = self.asked.counts(head - start)
         plan = self._with_base(start, start + training, head)
         first = start if plan.base is None else min(start, plan.base.log_id.position)
-        self.pulse.pin = first
-        self.pulse.tell()
-        pieces = read_pieces(self.link, self.name, first, plan.split, head, self.pulse.check)
+        self.heartbeat.pin = first
+        self.heartbeat.tell()
+        pieces = read_pieces(self.link, self.name, first, plan.split, head)
         # From here on only what comes after the window is needed of the log.
-        self.pulse.pin = head
+        self.heartbeat.pin = head
         return plan, pieces
 
     def _with_base(self, start: int, split: int, head: int) -> Plan:
@@ -162,7 +159,6 @@ class Run:
                 continue
             if piece.position > plan.split or (piece.position == plan.split and piece.entry.command):
                 break
-            self.pulse.check()
             model = piece.apply(model, sources)
         return model
 
@@ -170,20 +166,19 @@ class Run:
 
     def _train(self, live: OnlineModel | None, rows: Rows) -> OnlineModel:
         model = self._start(live)
-        progress = Progress(self.asked, self.pulse, model, rows)
-        self.pulse.tell("training", epochs=self.asked.epochs, rows=len(rows.training), losses=[])
+        progress = Progress(self.asked, self.heartbeat, model, rows)
+        self.heartbeat.tell("training", epochs=self.asked.epochs, rows=len(rows.training), losses=[])
         X, y, weights = rows.training.features, rows.training.labels, rows.training.weights
-        with self.pulse.interrupting():
-            model.fit(
-                X,
-                y,
-                weights=weights,
-                epochs=self.asked.epochs,
-                batch_size=self.asked.batch_size,
-                seed=self.asked.seed,
-                on_epoch=progress.on_epoch,
-            )
-        self.pulse.tell()
+        model.fit(
+            X,
+            y,
+            weights=weights,
+            epochs=self.asked.epochs,
+            batch_size=self.asked.batch_size,
+            seed=self.asked.seed,
+            on_epoch=progress.on_epoch,
+        )
+        self.heartbeat.tell()
         return progress.best_model()
 
     def _start(self, live: OnlineModel | None) -> OnlineModel:
@@ -236,7 +231,6 @@ class Run:
                 continue
             if plan.base is not None and piece.entry.log_id <= plan.base.log_id:
                 continue
-            self.pulse.check()
             if piece.entry.command is not None:
                 self._follow(candidate, piece.entry, sources)
                 live = live and obey(live, piece.entry, sources)
@@ -255,10 +249,10 @@ class Run:
     # -- promoting -------------------------------------------------------------------------------------------
 
     def _promote(self, candidate: OnlineModel, last: Entry, result: dict[str, Any]) -> None:
-        """Catch up with the log's head and take the live model's place. Raises Cancelled, JobLost, JobFailed."""
+        """Catch up with the log's head and take the live model's place. Raises JobLost, JobFailed."""
         behind = min(BEHIND, max(1, candidate.spec.keep // 2))
         while True:
-            self.pulse.tell("catching up")
+            self.heartbeat.tell("catching up")
             last = self._catch_up(candidate, last, behind)
             self._enter("saving")
             state = _sound(candidate)
@@ -287,7 +281,6 @@ class Run:
         sources = Sources(self.link, self.name)
         while entries := read_after(self.link, self.name, last.log_id, 64):
             for entry in entries:
-                self.pulse.check()
                 if entry.command is not None:
                     if entry.command["do"] in REPLACING:
                         raise JobFailed("the weights were replaced meanwhile, by a rollback or an upload")
@@ -297,7 +290,7 @@ class Run:
                         raise JobFailed("more observations came meanwhile than the log may keep for a job")
                     candidate.learn(entry.block.features, entry.block.labels, entry.block.weights)
                 last = entry
-            self.pulse.pin = last.log_id.position
+            self.heartbeat.pin = last.log_id.position
         return last
 
 

@@ -11,7 +11,7 @@ from model.losses import OUTPUTS, loss_of
 from service import failpoints
 from service.jobs.retraining import Retraining
 from service.store.blocks import Block
-from service.trainer.heartbeat import Pulse
+from service.trainer.heartbeat import JobHeartbeat
 from service.trainer.rows import Rows
 
 TELL = 0.25  # least seconds between two reports of progress
@@ -22,9 +22,9 @@ Array = np.ndarray
 class Progress:
     """What is told of the training, and when it stops early."""
 
-    def __init__(self, asked: Retraining, pulse: Pulse, model: OnlineModel, rows: Rows) -> None:
+    def __init__(self, asked: Retraining, heartbeat: JobHeartbeat, model: OnlineModel, rows: Rows) -> None:
         self._asked = asked
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._model = model
         self._rows = rows
         self._losses: list[dict[str, Any]] = []
@@ -40,10 +40,10 @@ class Progress:
         self._losses = [*self._losses, {"epoch": epoch + 1, **losses}]
         elapsed = time.monotonic() - self._started
         left = elapsed / (epoch + 1) * (self._asked.epochs - epoch - 1)
-        self._pulse.note(epoch=epoch + 1, losses=self._losses, seconds_left=round(left, 3))
+        self._heartbeat.note(epoch=epoch + 1, losses=self._losses, seconds_left=round(left, 3))
         if time.monotonic() - self._told_at >= TELL:
             self._told_at = time.monotonic()
-            self._pulse.tell()
+            self._heartbeat.tell()
         failpoints.reach("job-training")
         return self._goes_on(validation)
 

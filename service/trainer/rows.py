@@ -1,6 +1,5 @@
 """What a retraining reads: pieces of the log in order, and a state of the live model from before its validation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,18 +93,15 @@ class Piece:
         ]
 
 
-def read_pieces(
-    link: Link, name: str, after: int, cut: int, to: int, check: Callable[[], None]
-) -> list[Piece]:
+def read_pieces(link: Link, name: str, after: int, cut: int, to: int) -> list[Piece]:
     """The log after one position up to and with another, cut at a third. Raises StoreError if it lacks a row.
 
-    Commands that stand at `after` are read too. `check` is called between reads.
+    Commands that stand at `after` are read too.
     """
     pieces: list[Piece] = []
     position: int | None = None
     before = LogId(after - 1, COMMANDS_AT_ONCE) if after else START
     for entry in entries_between(link, name, before, to):
-        check()
         rows = len(entry.block)
         first = entry.log_id.position - rows
         if first > after if position is None else first != position:

@@ -1,147 +1,201 @@
-"""The process of a trainer: RQ's worker, which runs each job in a fork, and the keeper beside it."""
+"""The process of a trainer: it claims jobs, runs each in a child process, and fires the schedules that are due."""
 
-import ctypes
-import signal
-import threading
+import multiprocessing
+import os
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
-from rq import Queue, Worker
-from rq.job import Job as RqJob
-
-from service.errors import StoreError
+from service.errors import StoreError, StoreUnavailable
+from service.jobs import schedules
 from service.logs import log
+from service.processes import has_died, identity
+from service.replay.compiling import compile_loop
+from service.settings import Settings
 from service.store import jobs, models
 from service.store.connection import Link
-from service.store.jobs import Attempt
+from service.store.jobs import Attempt, Job, JobNews
+from service.trainer import job as training
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-LOOK = 1.0  # seconds between the keeper's looks at schedules and jobs
+LOOK = 1.0  # seconds between looks at all models, if no message asks for one
+WAIT = 0.25  # seconds that a step waits for a message, at most: a signal is noticed so late
+SILENCE = 15.0  # seconds without a heartbeat after which a job is given to another trainer
 
 
-class Keeper(threading.Thread):
-    """Fires schedules that are due, and gives jobs whose trainer has died to another. Any number may run."""
+class SilentJobs:
+    """Which running jobs have lost their trainer: those whose heartbeat has not moved for `SILENCE`.
 
-    def __init__(self, link: Link, queue: Queue, seconds: int) -> None:
-        super().__init__(name="keeper", daemon=True)
-        self._link = link
-        self.queue = queue
-        self.seconds = seconds
-        self._stopped = threading.Event()
-        self.at_work = threading.Lock()
+    Time counts only between looks that followed each other promptly: after a stall of Redis or of this process, a
+    trainer gets its whole time again. A trainer that has died on this machine is not waited for.
+    """
+
+    def __init__(self) -> None:
+        self._still: dict[str, tuple[str, float, float]] = {}  # beat, seconds still, last look
+
+    def among(self, running: Iterable[Job], now: float) -> list[Job]:
+        """The silent ones of all running jobs, as of the monotonic time `now`."""
+        still: dict[str, tuple[str, float, float]] = {}
+        silent = []
+        for job in running:
+            beat, seconds, looked_at = self._still.get(job.id, ("", 0.0, now))
+            seconds = seconds + min(now - looked_at, 2 * LOOK) if beat == job.beat else 0.0
+            still[job.id] = (job.beat, seconds, now)
+            if seconds >= SILENCE or has_died(job.holder):
+                silent.append(job)
+        self._still = still
+        return silent
+
+
+@dataclass
+class RunningJob:
+    """A job in its child process."""
+
+    attempt: Attempt
+    process: BaseProcess
+    give_up_at: float  # monotonic seconds
+    verdict: tuple[str, str] | None = None  # the state and detail that it ends with, as it was killed
+
+    def kill(self, verdict: tuple[str, str] | None) -> None:
+        """End the process now."""
+        self.process.kill()
+        self.process.join()
+        self.verdict = verdict
+
+
+class Trainer:
+    """Runs one job at a time. `step()` does one round; `run()` repeats it until `stop()`."""
+
+    def __init__(self, settings: Settings, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._link = Link(url, settings.redis_timeout)
+        self._news = JobNews(Link(url, settings.redis_timeout))
+        self._silent = SilentJobs()
+        self._holder = identity()
+        self._running: RunningJob | None = None
+        self._look_at = 0.0  # when all models are looked at again, by the clock
+        self._connected = True
+        self._stopping = False  # no Event: its lock may be held when a signal's handler sets it
 
     def run(self) -> None:
-        """Look after all models once a second."""
-        while not self._stopped.wait(LOOK):
-            with self.at_work:
-                try:
-                    self.step()
-                except StoreError as error:
-                    log.warning("the keeper lost Redis", error=str(error))
-                except Exception:  # noqa: BLE001 - a bug with one model must not end all schedules
-                    log.exception("the keeper failed")
+        """Run jobs until `stop()` is called; the job that runs then is given to another trainer."""
+        while not self._stopping:
+            try:
+                self.step()
+            except StoreUnavailable as error:
+                if self._connected:
+                    log.warning("lost Redis; a running job goes on", error=str(error))
+                self._connected, self._look_at = False, 0.0
+                time.sleep(WAIT)
+            except StoreError:  # an answer that no single model can be blamed for
+                log.exception("unexpected answer from Redis")
+                time.sleep(LOOK)
+        if self._running is not None:
+            self._hand_over(self._running)
 
     def stop(self) -> None:
-        """End after the current look."""
-        self._stopped.set()
+        """Let `run` end after its current round. Only sets a flag: safe in a signal handler."""
+        self._stopping = True
 
     def step(self) -> None:
-        """One look at every model."""
-        from service.jobs import schedules
+        """One round: the running job, all models if it is time, a wait for a message. Raises StoreError."""
+        now = self._clock()
+        self._check_running(now)
+        if now >= self._look_at:
+            self._look(now)
+            self._look_at = now + LOOK
+        if not self._connected:
+            log.info("Redis is back")
+            self._connected = True
+        if self._news.wait(WAIT):
+            self._look_at = now
 
-        for name, generation in models.names(self._link).items():
-            job_id = jobs.current(self._link, name)
-            if job_id is not None:
-                jobs.look_after(self._link, self.queue, name, job_id, self.seconds)
+    # -- the running job -------------------------------------------------------------------------------------
+
+    def _check_running(self, now: float) -> None:
+        """End a job that takes too long, and tidy up after one whose process has ended."""
+        running = self._running
+        if running is None:
+            return
+        if running.process.is_alive() and now >= running.give_up_at:
+            running.kill(("failed", f"it took more than {self._settings.max_job_seconds} s"))
+        if not running.process.is_alive():
+            self._tidy_up(running)
+            self._running = None
+            compile_loop()  # from its cache, which the first job has filled: the next ones start at once
+
+    def _tidy_up(self, running: RunningJob) -> None:
+        """Tell what became of a job whose process has ended, if that did not. Raises StoreUnavailable."""
+        attempt = running.attempt
+        if running.verdict is not None:
+            state, detail = running.verdict
+            if attempt.finish(self._link, state, None, detail):
+                log.info("a job has ended", model=attempt.name, job=attempt.id, state=state, detail=detail)
+        elif running.process.exitcode != 0:
+            again = attempt.give_back(self._link, died=True)
+            status = running.process.exitcode
+            log.warning("a training process died", job=attempt.id, status=status, again=again)
+
+    def _mind(self, running: RunningJob, silent: list[Job]) -> None:
+        """End the running job's process if the job was cancelled, is silent, or is not this trainer's any more."""
+        attempt = running.attempt
+        job = jobs.load(self._link, attempt.name, attempt.id)
+        if job is None or job.attempt != attempt.number or job.state == "queued":
+            log.warning("another trainer has the job, or its model is gone", job=attempt.id)
+            running.kill(None)
+            self._running = None
+        elif job.cancelled and job.state == "running":
+            running.kill(("cancelled", ""))
+        elif job in silent:
+            running.kill(None)
+
+    def _hand_over(self, running: RunningJob) -> None:
+        """End the running job's process, and give the job to another trainer."""
+        running.kill(None)
+        with suppress(StoreError):
+            if running.attempt.give_back(self._link, died=False):
+                log.info("gave a job back", model=running.attempt.name, job=running.attempt.id)
+
+    # -- all models ------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Look at all models: fire schedules, mind the running job, take up another."""
+        known = models.names(self._link)
+        busy = jobs.current(self._link, known)
+        self._fire({name: generation for name, generation in known.items() if name not in busy})
+        found = [job for job in jobs.load_many(self._link, busy.items()) if job is not None]
+        silent = self._silent.among([job for job in found if job.state == "running"], now)
+        if self._running is not None:
+            self._mind(self._running, silent)
+        queued = [job for job in found if job.state == "queued"]
+        for job in sorted(queued + silent, key=lambda job: job.created):
+            if self._running is None:
+                self._claim(job)
+
+    def _fire(self, idle: dict[str, bytes]) -> None:
+        """Fire the schedules that are due, of models without a job."""
+        for name, generation in idle.items():
+            try:
+                fired = schedules.tick(self._link, name, generation)
+            except StoreUnavailable:
+                raise
+            except Exception:  # noqa: BLE001 - whatever is wrong with one model, it must not end the others' schedules
+                log.exception("a schedule cannot be looked at", model=name)
                 continue
-            fired = schedules.tick(self._link, name, generation)
             if fired is not None:
                 log.info("a schedule fired", model=name, job=fired)
-                jobs.enqueue(self.queue, Attempt(name, fired, 1), self.seconds)
 
-
-class TrainingWorker(Worker):
-    """RQ's worker, with a job's death told at once, and SIGTERM ending a job instead of waiting for it."""
-
-    keeper: Keeper
-    link: Link
-    max_connection_wait_time = 2.0
-
-    def execute_job(self, job: RqJob, queue: Queue) -> None:
-        """Run a job; then load the compiled loop, which the first job has compiled if need be, for those to come."""
-        from service.replay.compiling import compile_loop
-
-        super().execute_job(job, queue)
-        compile_loop()
-
-    def fork_work_horse(self, job: RqJob, queue: Queue) -> None:
-        """Fork while the keeper rests: a fork in the midst of its work would copy the locks that it holds."""
-        with self.keeper.at_work:
-            super().fork_work_horse(job, queue)
-
-    def main_work_horse(self, job: RqJob, queue: Queue) -> None:
-        """Run the job; die with the worker, so that no training goes on unseen."""
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        super().main_work_horse(job, queue)
-
-    def handle_warm_shutdown_request(self) -> None:
-        """End the running job with this process; another trainer takes it up."""
-        self.kill_horse()
-
-    def maintain_heartbeats(self, job: RqJob) -> None:
-        """Tell that the job goes on; end it if it was silent for so long that another trainer has it."""
-        super().maintain_heartbeats(job)
-        name, job_id, number = job.args
-        with suppress(StoreError):
-            found = jobs.load(self.link, name, job_id)
-            if found is None or found.attempt != number:
-                log.warning("another trainer has the job", job=job_id, attempt=number)
-                self.kill_horse()
-
-    def handle_work_horse_killed(self, job: RqJob, retpid: Any, ret_val: Any, rusage: Any) -> None:
-        """Give the job to another trainer."""
-        attempt = Attempt(*job.args)
-        log.warning("a training process died", job=attempt.id, attempt=attempt.number)
-        try:
-            number = attempt.take_back(self.link, "running", silence=0)
-            if number > 0:
-                jobs.enqueue(
-                    self.keeper.queue, Attempt(attempt.name, attempt.id, number), self.keeper.seconds
-                )
-        except StoreError as error:
-            log.warning("could not give the job back", job=attempt.id, error=str(error))
-
-
-def work(url: str, timeout: float, seconds: int) -> None:
-    """Run jobs until SIGTERM. Each may take so many seconds."""
-    _wait_for_redis(Link(url, timeout))
-    queue = jobs.queue(url, timeout)
-    keeper = Keeper(Link(url, timeout), queue, seconds)
-    worker = TrainingWorker(
-        [queue],
-        connection=queue.connection,
-        serializer=queue.serializer,
-        job_class=jobs.NamedJob,
-        job_monitoring_interval=5,
-        worker_ttl=30,
-        maintenance_interval=60,
-        log_job_description=False,
-    )
-    worker.keeper, worker.link = keeper, Link(url, timeout)
-    worker.log_result_lifespan = False
-    keeper.start()
-    try:
-        worker.work(logging_level="WARNING")
-    finally:
-        keeper.stop()
-
-
-def _wait_for_redis(link: Link) -> None:
-    """Wait until Redis answers: RQ's worker would end with a traceback."""
-    while True:
-        with suppress(StoreError):
-            link.call("PING")
+    def _claim(self, job: Job) -> None:
+        """Take up a job and start its process, unless another trainer was faster."""
+        attempt = jobs.claim(self._link, job, self._holder)
+        if attempt is None:
             return
-        time.sleep(LOOK)
+        log.info("a job starts", model=attempt.name, job=attempt.id, attempt=attempt.number)
+        # A fork: it has the compiled loop that this process has loaded. This process has no threads.
+        process = multiprocessing.get_context("fork").Process(
+            target=training.run, args=(self._settings, attempt, os.getpid()), daemon=True
+        )
+        process.start()
+        self._running = RunningJob(attempt, process, self._clock() + self._settings.max_job_seconds)

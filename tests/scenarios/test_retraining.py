@@ -204,14 +204,24 @@ def test_a_killed_trainer_leaves_its_job_to_the_next_within_two_minutes(folder: 
 def test_a_paused_trainer_comes_back_too_late_to_promote(folder: Path) -> None:
     with running(folder, web_workers=1, trainers=2, failpoint="job-promoting:1:stop") as server, fed(server):
         where = started(server)
+        wait_until(marker(server, "job-promoting").exists, 30, server.log)
+        [paused] = [main for main in trainers(server) if len(descendants(main)) > 1]
+        os.kill(paused, signal.SIGSTOP)  # with its child, which stands still at the failpoint
         job = ended(server, where, 90)
         assert (job["state"], job["attempt"]) == ("succeeded", 2), job
-        for pid in (pid for main in trainers(server) for pid in descendants(main)):
+        for pid in descendants(paused):
             os.kill(pid, signal.SIGCONT)
         again = ended(server, started(server, epochs=1, promote="never"))
         assert again["state"] == "succeeded"
         assert len(promotions(server.api, "m")) == 1
         assert server.api("GET", where).body == job
+
+
+@pytest.mark.slow
+def test_a_job_whose_process_hangs_is_done_again(folder: Path) -> None:
+    with running(folder, web_workers=1, trainers=1, failpoint="job-judging:1:stop") as server, fed(server):
+        job = ended(server, started(server), 90)
+        assert (job["state"], job["attempt"]) == ("succeeded", 2), job
 
 
 @pytest.mark.slow

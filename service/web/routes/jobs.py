@@ -16,10 +16,7 @@ routes = Blueprint("jobs", __name__)
 @routes.get("/v1/jobs/<job_id>")
 def describe(job_id: str) -> Response:
     """One job: its state, the losses of its epochs so far, the time left, its result."""
-    here = web()
-    queue = jobs.queue(here.links.url, here.links.timeout)
-    name = jobs.model_of(job_id)
-    job = jobs.look_after(here.links.mine(), queue, name, job_id, here.settings.max_job_seconds)
+    job = jobs.load(web().links.mine(), jobs.model_of(job_id), job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id!r}")
     return answer(told(job))
@@ -27,7 +24,7 @@ def describe(job_id: str) -> Response:
 
 @routes.delete("/v1/jobs/<job_id>")
 def cancel(job_id: str) -> Response:
-    """Cancel a job: at once if it waits, at its next batch if it runs. 409 if it has ended otherwise."""
+    """Cancel a job: at once if it waits; its trainer ends one that runs. 409 if it has ended otherwise."""
     here = web()
     name = jobs.model_of(job_id)
     state = jobs.cancel(here.links.mine(), name, job_id)

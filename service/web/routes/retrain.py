@@ -14,10 +14,8 @@ from service.errors import (
     WrongGeneration,
 )
 from service.jobs.retraining import Retraining, start_of
-from service.logs import log
 from service.schemas import parse
 from service.store import jobs, models
-from service.store.jobs import Attempt
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
 from service.web.replicas.replica import Served, missing
@@ -58,7 +56,7 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
 
 
 def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
-    """Start a job and hand it to the trainers. `key` is the request's Idempotency-Key, `raw` its body."""
+    """Start a job. `key` is the request's Idempotency-Key, `raw` its body."""
     link, name = here.links.mine(), served.name
     token = key or new_key()
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
@@ -74,18 +72,8 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     if started.outcome == "busy":
         where = url_for("jobs.describe", job_id=started.id)
         raise Conflict(f"a job of this model is under way: {where}", job=where)
-    if started.outcome == "started":
-        _hand_out(here, Attempt(name, job_id, 1))
     job = jobs.load(link, name, job_id)
     if job is None:
         raise NotFound(f"model {name} was deleted")
     where = url_for("jobs.describe", job_id=job_id)
     return answer(told(job), HTTPStatus.ACCEPTED, {"Location": where})
-
-
-def _hand_out(here: Web, attempt: Attempt) -> None:
-    """Queue a job. It exists already: should Redis vanish here, a trainer's keeper queues it later."""
-    try:
-        jobs.enqueue(jobs.queue(here.links.url, here.links.timeout), attempt, here.settings.max_job_seconds)
-    except StoreUnavailable as error:
-        log.warning("a job is queued later", job=attempt.id, error=str(error))

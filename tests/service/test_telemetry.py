@@ -1,12 +1,19 @@
 """Metrics for Prometheus: right across processes and restarts."""
 
+import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
+import pytest
 import urllib3
+from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import counters
 from tests.harness import Api, Server, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -74,3 +81,40 @@ def test_a_request_id_is_taken_over_or_made(api: Api) -> None:
     made = api("GET", "/livez").headers["X-Request-Id"]
     assert made != api("GET", "/livez").headers["X-Request-Id"]
     assert len(api("GET", "/livez", None, {"X-Request-Id": "x" * 200}).headers["X-Request-Id"]) < 100
+
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+NAME = re.compile(r"\bfreshet_[a-z_]+")
+
+
+@pytest.mark.parametrize("file", ["grafana/freshet.json", "prometheus/freshet.rules.yml"])
+def test_dashboard_and_alerts_name_metrics_that_are_told(
+    server: Server, api: Api, name: str, file: str
+) -> None:
+    feed(api, name, 2)
+    text = urllib3.request("GET", f"{server.api.base}/metrics").data.decode()
+    told = {family.name for family in text_string_to_metric_families(text)}
+    told |= {
+        metric.describe()[0].name
+        for metric in vars(counters).values()
+        if isinstance(metric, Counter | Histogram)
+    }
+    named = set(NAME.findall((DEPLOY / file).read_text()))
+    assert named
+    assert {re.sub("_(total|bucket|count|sum)$", "", metric) for metric in named} <= told
+
+
+def test_the_dashboard_has_a_query_in_every_panel() -> None:
+    dashboard = json.loads((DEPLOY / "grafana/freshet.json").read_text())
+    assert all(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) >= 12
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_accepts_the_alerts() -> None:
+    folder = DEPLOY / "prometheus"
+    for command in (["check", "rules", "freshet.rules.yml"], ["test", "rules", "freshet.test.yml"]):
+        result = subprocess.run(
+            ["promtool", *command], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr

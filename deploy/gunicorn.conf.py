@@ -45,5 +45,10 @@ control_socket_disable = True
 # Nothing here needs more header fields, and each may hold 8 KiB of memory before it is refused.
 limit_request_fields = 64
 
+# PEM files, read again at a reload.
+certfile = str(_settings.tls_certificate) if _settings.tls_certificate else None
+keyfile = str(_settings.tls_key) if _settings.tls_key else None
+
+logger_class = "service.web.gunicorn_logger.GunicornLogger"
 loglevel = _settings.log_level
 accesslog = "-" if _settings.access_log else None

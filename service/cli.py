@@ -12,6 +12,7 @@ from service import failpoints, logs
 from service.client.feed_command import feed
 from service.client.retrain_command import retrain
 from service.errors import ServiceError, StoreUnavailable
+from service.host import compiled_cache, listening
 from service.host.embedded import opened
 from service.host.exposure import check_exposure
 from service.host.keys_command import keys
@@ -53,14 +54,19 @@ def serve(**options: Any) -> None:
 
 
 @cli.command()
-def web() -> None:
+@click.option("--fd", type=int, hidden=True, help="The socket to serve on, inherited from `serve`.")
+def web(fd: int | None) -> None:
     """Run the web processes: gunicorn, in the foreground."""
     settings = load_settings()
+    logs.configure(settings, "web")
     _check(settings)
     check_exposure(settings)
+    if fd is None:
+        listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
     share_counters(folder_of_web(settings.port))
     configuration = Path(__file__).parent / "web" / "gunicorn_conf.py"
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
+    arguments = ["-c", str(configuration), *([] if fd is None else ["--bind", f"fd://{fd}"])]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "service.web.gunicorn_app", *arguments])
 
 
 @cli.command()
@@ -143,6 +149,9 @@ def _check(settings: Settings) -> None:
 
 def main() -> None:
     """Run the command line; errors are one line."""
+    # A user's own `model.py` or `service/` in the current folder must not be imported by any child process.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    compiled_cache.prepare()
     try:
         cli()
     except ServiceError as error:

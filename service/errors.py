@@ -16,6 +16,14 @@ class DataFolderInUse(ServiceError):
     """Another server has the data folder open."""
 
 
+class CannotListen(ServiceError):
+    """The address to serve on is taken, or not of this machine."""
+
+
+class CannotStart(ServiceError):
+    """A process that belongs to the server does not come up."""
+
+
 class StoreError(ServiceError):
     """Base of what can go wrong with Redis."""
 

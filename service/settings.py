@@ -1,15 +1,33 @@
 """Every setting of the service: its default, its unit and what it means. Read once, passed down."""
 
+import difflib
+import json
 import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as PydanticSettingsError
 
 from service.errors import SettingsError
 
 PREFIX = "FRESHET_"
+FILE = "_FILE"
+"""A variable with this at its end names a file that holds the setting."""
+
+FORMER: dict[str, str] = {}
+"""Variables of the version before, and what they are called now."""
+
+CLIENT_VARIABLES = {"FRESHET_URL", "FRESHET_KEY"}
+"""Variables of the command line's clients, which a server on the same machine ignores."""
+
+SECRETS = {"REDIS_URL", "FRESHET_ADMIN_KEY"}
+"""Variables whose values are never printed whole."""
+
 LONGEST_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un less the final zero
 
 
@@ -27,9 +45,14 @@ class Settings(BaseSettings):
     appendfsync: Literal["always", "everysec"] = Field(
         "always", description="when the embedded server syncs its log to disk; `everysec` can lose a second"
     )
-    maxmemory: str = Field("0", description="memory limit of the embedded server, such as `2gb`; 0: none")
+    maxmemory: str = Field(
+        "50%",
+        pattern=r"^(?i:\d+(b|k|kb|m|mb|g|gb)?|([1-9]\d?|100)%)$",
+        description="memory limit of the embedded server: bytes, such as `2gb`, or a share of the memory of the "
+        "machine or container; 0: none",
+    )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     web_workers: int = Field(
         default_factory=lambda: min(os.cpu_count() or 1, 4),
@@ -55,6 +78,10 @@ class Settings(BaseSettings):
         le=65535,
         description="port for the metrics of a learner or trainer that runs by itself; 0: none",
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the web server's certificate chain; unset: plain HTTP"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     access_log: bool = Field(False, description="log every request")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
@@ -110,35 +137,137 @@ class Settings(BaseSettings):
         None, description="for tests: where a process kills itself, such as `after-append:3`"
     )
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(
+                "FRESHET_TLS_CERTIFICATE and FRESHET_TLS_KEY belong together; set both or neither"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Given:
+    """A setting that was given: its value as text, and the variable, file or option that gave it."""
+
+    value: str
+    source: str
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return str(Settings.model_fields[name].validation_alias or PREFIX + name.upper())
+
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment, with `overrides` (None: not given) on top.
+    """Settings from the environment and its files, with `overrides` (None: not given) on top.
 
     Raises SettingsError for a variable that starts with FRESHET_ and names no setting, and for a bad value.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-    if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are listed in README.md")
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given = {
+        name: found.value for name, found in from_environment().items() if found.source != variable(name)
+    }
+    given |= {name: value for name, value in overrides.items() if value is not None}  # type: ignore[misc]
     if "redis_url" in given:
         given["REDIS_URL"] = given.pop("redis_url")
     try:
         return Settings(**given)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    except ValidationError as error:
+        raise SettingsError(_described(error)) from None
+    except PydanticSettingsError as error:  # a list or an object that is not JSON
+        raise SettingsError(str(error)) from None
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The variables that give a child process the same settings."""
-    variables = {
-        PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in settings.model_dump(exclude={"redis_url"}).items()
-        if value is not None
-    }
-    if settings.redis_url:
-        variables["REDIS_URL"] = settings.redis_url
+def from_environment() -> dict[str, Given]:
+    """The settings that the environment gives, by name: directly, by a file, or under a former name.
+
+    Raises SettingsError for an unknown variable, a file that cannot be read, and a setting that is given twice.
+    """
+    names = {variable(name): name for name in Settings.model_fields}
+    found: dict[str, Given] = {}
+    for key in sorted(os.environ):
+        plain = FORMER.get(key, key)
+        name = names.get(plain) or names.get(plain.removesuffix(FILE))
+        if name is None:
+            if key.startswith(PREFIX) and key.removesuffix(FILE) not in CLIENT_VARIABLES:
+                raise SettingsError(_unknown(key, names))
+            continue
+        if name in found:
+            raise SettingsError(f"{key} and {found[name].source} give the same setting; unset one of them")
+        value = os.environ[key] if plain in names else _content(key)
+        found[name] = Given(value, key)
+    return found
+
+
+def _content(key: str) -> str:
+    """What is in the file that a variable names, without the newline at its end."""
+    try:
+        return Path(os.environ[key]).read_text().rstrip("\r\n")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise SettingsError(f"{key}: cannot read {os.environ[key]}: {reason}") from None
+
+
+def _unknown(key: str, names: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(key, names, n=1)
+    advice = f"did you mean {close[0]}?" if close else "the settings are listed in README.md"
+    return f"unknown setting {key}; {advice}"
+
+
+def _described(error: ValidationError) -> str:
+    """A validation error in one line: each setting, what is wrong with it, and its value if that is no secret."""
+    parts = []
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        key = variable(name) if name in Settings.model_fields else name
+        value = "" if key in SECRETS else f", not {str(item['input'])!r}"
+        message = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{key}: {message}{value}" if key else message)
+    return "; ".join(parts)
+
+
+def former_names() -> list[str]:
+    """Warnings about variables that still have a former name."""
+    return [f"{key} is now called {FORMER[key]}" for key in sorted(FORMER) if key in os.environ]
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This environment with the variables that give a child process the same settings.
+
+    What a file gives stays in its file, so that secrets do not appear in the environment.
+    """
+    given = from_environment()
+    ours = {found.source for found in given.values()}
+    variables = {key: value for key, value in os.environ.items() if key not in ours}
+    for name, value in settings.model_dump().items():
+        found = given.get(name)
+        if found is not None and found.source == variable(name) + FILE and found.value == _text(value):
+            variables[found.source] = os.environ[found.source]
+        elif value is not None:
+            variables[variable(name)] = _text(value)
     return variables
+
+
+def _text(value: object) -> str:
+    """A setting as it is written in the environment."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def in_force(settings: Settings, options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Each setting: its variable, its value with secrets hidden, and what gave it."""
+    given = from_environment()
+    for name, value in settings.model_dump().items():
+        source = given[name].source if name in given else "default"
+        if options.get(name) is not None:
+            source = f"--{name.replace('_', '-')}"
+        yield variable(name), "" if value is None else without_password(str(value)), source
+
+
+def without_password(text: str) -> str:
+    """An address without its password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", text)
 
 
 def socket_path(settings: Settings) -> Path:

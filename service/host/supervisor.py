@@ -1,26 +1,39 @@
-"""`freshet serve`: Redis, learner and web on one machine; what dies is started again."""
+"""`freshet serve`: Redis, learner, trainer and web on one machine. A process that dies is started again."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import IO
 
-from service.errors import StoreUnavailable
-from service.host import embedded
+from service.errors import CannotStart, SettingsError, StoreUnavailable
+from service.host import embedded, listening
 from service.host.exposure import check_exposure
 from service.logs import log
 from service.processes import die_with_parent
-from service.settings import Settings, environment, redis_url
+from service.settings import Settings, child_environment, redis_url
 from service.store.connection import Link, check_server
 from service.telemetry import share_counters
 
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
 HEALTHY = 3.0  # seconds after which a child that dies is not dying of its start
+FAILED_STARTS = 3  # in a row, after which `serve` gives up if it has not served yet
+REDIS_SECONDS = 15.0  # that a start waits for the Redis of REDIS_URL
+WEB_SECONDS = 120.0  # that a start waits for the first answer of a web process
+REMINDER = 3.0  # seconds between two log lines that say what a start waits for
+
+
+def _relay(lines: IO[bytes], log_line: Callable[[bytes], None]) -> None:
+    for line in lines:
+        log_line(line)
 
 
 @dataclass
@@ -32,6 +45,8 @@ class Child:
     environment: dict[str, str]
     stop_within: float  # seconds after SIGTERM until it is killed
     descriptors: tuple[int, ...] = ()  # inherited open files
+    log_line: Callable[[bytes], None] | None = None  # takes each line that it prints
+    failed_starts: int = field(default=0, init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _started_at: float = field(default=0.0, init=False)
     _pause: float = field(default=SHORTEST_PAUSE, init=False)
@@ -45,19 +60,26 @@ class Child:
             self.command,
             env=self.environment,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.log_line else None,
             pass_fds=self.descriptors,
             start_new_session=True,
             preexec_fn=partial(die_with_parent, parent, signal.SIGTERM),
         )
+        if self.log_line is not None and self.process.stdout is not None:
+            lines = self.process.stdout
+            threading.Thread(target=_relay, args=(lines, self.log_line), daemon=True).start()
 
     def tend(self, now: float) -> None:
         """Start it again if it has died and its pause is over."""
         if self.process is not None and self.process.poll() is not None:
-            # Whoever was killed is not to blame for its start: it is wanted back at once.
+            # A process that was killed did not fail to start: it is wanted back at once.
             blameless = self.process.returncode == -signal.SIGKILL or now - self._started_at > HEALTHY
             self._pause = SHORTEST_PAUSE if blameless else min(2 * self._pause, LONGEST_PAUSE)
+            self.failed_starts = 0 if blameless else self.failed_starts + 1
             self._end_orphans()
-            log.error("a process died", name=self.name, status=self.process.returncode, again_in=self._pause)
+            log.error(
+                "a process died", name=self.name, status=self.process.returncode, restart_in=self._pause
+            )
             self.process = None
             self._due_at = now + self._pause
         if self.process is None and now >= self._due_at:
@@ -99,56 +121,110 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reloads the web processes. Raises ServiceError if it cannot start."""
+        os.umask(embedded.PRIVATE)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload", True))
+        listener = listening.bind(self._settings.host, self._settings.port)
         try:
-            self._start()
+            self._start_redis()
+            self._start_processes(listener)
+            self._wait_for_web(listener)
             while not self._stopping:
                 self._tend()
                 time.sleep(TICK)
         finally:
+            listener.close()
             for child in reversed(self._children):
                 child.stop()
 
-    def _start(self) -> None:
-        share_counters(self._settings.data_dir / "counters")
+    def _start_redis(self) -> None:
         if self._settings.redis_url is None:
             lock = embedded.lock_data_dir(self._settings)
-            self._add("redis", embedded.command(self._settings), 60.0, (lock,))
+            command = embedded.command(self._settings)
+            self._add(Child("redis", command, dict(os.environ), 60.0, (lock,), embedded.log_line))
+        self._share_counters()
         self._wait_for_redis()
-        check_server(Link(redis_url(self._settings), self._settings.redis_timeout))
-        check_exposure(self._settings)
-        freshet = [sys.executable, "-m", "service.cli"]
-        self._add("learner", [*freshet, "learner"], 30.0)
-        for _ in range(self._settings.trainers):
-            self._add("trainer", [*freshet, "trainer"], 10.0)
-        self._add("web", [*freshet, "web"], 40.0)
-        log.info(
-            "serving",
-            url=f"http://{self._settings.host}:{self._settings.port}",
-            redis=redis_url(self._settings) if self._settings.redis_url is None else "REDIS_URL",
-        )
+        if not self._stopping:
+            check_server(Link(redis_url(self._settings), self._settings.redis_timeout))
+            check_exposure(self._settings)
 
-    def _add(
-        self, name: str, command: list[str], stop_within: float, descriptors: tuple[int, ...] = ()
-    ) -> None:
-        variables = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
-        variables |= environment(self._settings)
-        child = Child(name, command, variables, stop_within, descriptors)
+    def _share_counters(self) -> None:
+        folder = self._settings.data_dir.resolve() / "counters"
+        try:
+            share_counters(folder)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot write to {folder}: {error.strerror}; choose another folder with --data-dir"
+            ) from None
+
+    def _start_processes(self, listener: socket.socket) -> None:
+        if self._stopping:
+            return
+        listening.listen(listener)
+        freshet = [sys.executable, "-P", "-m", "service.cli"]
+        variables = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **child_environment(self._settings)}
+        self._add(Child("learner", [*freshet, "learner"], variables, 30.0))
+        for _ in range(self._settings.trainers):
+            self._add(Child("trainer", [*freshet, "trainer"], variables, 10.0))
+        number = listener.fileno()
+        self._add(Child("web", [*freshet, "web", "--fd", str(number)], variables, 40.0, (number,)))
+
+    def _add(self, child: Child) -> None:
         self._children.append(child)
         child.start()
 
     def _wait_for_redis(self) -> None:
-        deadline = time.monotonic() + embedded.LOADING
-        while not self._stopping:
+        trouble = ""
+
+        def answered() -> bool:
+            nonlocal trouble
             try:
-                return embedded.wait_until_ready(self._settings, timeout=0.5)
-            except StoreUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                self._tend()
-        return None
+                embedded.wait_until_ready(self._settings, timeout=0.0)
+            except StoreUnavailable as error:
+                trouble = str(error)
+                return False
+            return True
+
+        def seconds() -> float:
+            # Reading its files takes as long as it takes.
+            is_reading = self._settings.redis_url is None or "LOADING" in trouble
+            return embedded.LOADING if is_reading else REDIS_SECONDS
+
+        self._wait(answered, seconds, lambda: f"Redis is not there: {trouble}")
+
+    def _wait_for_web(self, listener: socket.socket) -> None:
+        tls = self._settings.tls_certificate is not None
+        self._wait(
+            lambda: listening.answers(listener, tls, timeout=1.0),
+            lambda: WEB_SECONDS,
+            lambda: "no web process answers",
+        )
+        if not self._stopping:
+            embedded_redis = self._settings.redis_url is None
+            where = redis_url(self._settings) if embedded_redis else "REDIS_URL"
+            log.info("serving", url=listening.url(listener, tls), redis=where)
+
+    def _wait(
+        self, condition: Callable[[], bool], seconds: Callable[[], float], why: Callable[[], str]
+    ) -> None:
+        """Wait for a condition, tending the children.
+
+        Raises CannotStart after `seconds`, or if a child cannot start.
+        """
+        begun = reminded = time.monotonic()
+        while not self._stopping and not condition():
+            now = time.monotonic()
+            if now - begun > seconds():
+                raise CannotStart(why())
+            if now - reminded > REMINDER:
+                reminded = now
+                log.warning("waiting", why=why())
+            self._tend()
+            failed = next((child for child in self._children if child.failed_starts >= FAILED_STARTS), None)
+            if failed is not None:
+                raise CannotStart(f"{failed.name} does not start; the lines above say why")
+            time.sleep(TICK)
 
     def _tend(self) -> None:
         now = time.monotonic()

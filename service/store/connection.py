@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
+from service.errors import SettingsError, StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
 from service.store.scripts import Script
 
 _REFUSED = ("OOM", "MISCONF")
@@ -35,8 +35,12 @@ class Link:
         }
         if not url.startswith("unix:"):
             options["socket_keepalive"] = True
-        pool = redis.ConnectionPool.from_url(url, **options)
-        self._connection: Any = pool.make_connection()
+        try:
+            self._connection: Any = redis.ConnectionPool.from_url(url, **options).make_connection()
+        except (TypeError, ValueError) as error:
+            raise SettingsError(
+                f"REDIS_URL is not an address of Redis ({error}); it looks like redis://HOST:6379/0"
+            ) from None
         self.timeout = timeout
         self._used_at = 0.0
         self._grace = 0.0  # seconds more for the answers to what was sent

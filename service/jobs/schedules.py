@@ -1,6 +1,5 @@
 """When a model is retrained by itself: every so many seconds, by cron, after n observations, or when its loss grows."""
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from service.jobs.retraining import Retraining
 from service.schemas import Strict
-from service.store import job_scripts, jobs, keys
+from service.store import jobs, schedules
 from service.store.connection import Link
+from service.store.schedules import Standing, StoredSchedule
 
 SETTLING = 1000
 """Observations after a firing until the loss is looked at again: by then the fading window is the new model's."""
@@ -56,106 +56,76 @@ class Schedule(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A model's schedule and where it stands. `number` counts its firings and changes."""
+    """A model's schedule, and what is stored of it."""
 
     schedule: Schedule
-    raw: bytes
-    number: int
-    due: float | None  # seconds since the epoch
-    start: int  # position at the last firing
-    best: float | None  # fading loss since
+    stored: StoredSchedule
 
-    def is_due(self, now: float, position: int, loss: float | None) -> bool:
-        """Whether it is to fire, at a time, a position of the log and a fading loss."""
-        schedule = self.schedule
-        if self.due is not None and now >= self.due:
+    @classmethod
+    def of(cls, stored: StoredSchedule) -> "Scheduled":
+        """From what is stored."""
+        return cls(Schedule.model_validate_json(stored.text), stored)
+
+    def is_due(self, now: float, standing: Standing) -> bool:
+        """Whether it is to fire, at a time (seconds since the epoch), for a model that is so far."""
+        schedule, stored = self.schedule, self.stored
+        observations = standing.position - stored.start
+        if stored.due is not None and now >= stored.due:
             return True
-        if schedule.after is not None and position - self.start >= schedule.after:
+        if schedule.after is not None and observations >= schedule.after:
             return True
-        if schedule.when_worse is None or loss is None or self.best is None:
+        if schedule.when_worse is None or standing.loss is None or stored.best is None:
             return False
-        return position - self.start >= SETTLING and loss > self.best * schedule.when_worse
+        return observations >= SETTLING and standing.loss > stored.best * schedule.when_worse
 
-    def told(self) -> dict[str, Any]:
-        """What a client is told of it."""
+    def is_best(self, standing: Standing) -> bool:
+        """Whether the fading loss is the best since the last firing."""
+        if standing.loss is None or standing.position - self.stored.start < SETTLING:
+            return False
+        return self.stored.best is None or standing.loss < self.stored.best
+
+    def to_response(self) -> dict[str, Any]:
+        """What a client is told."""
         told: dict[str, Any] = {
             **self.schedule.model_dump(mode="json"),
             "next_due": None,
-            "best_loss": self.best,
+            "best_loss": self.stored.best,
         }
-        if self.due is not None:
-            told["next_due"] = datetime.fromtimestamp(self.due, UTC).isoformat()
+        if self.stored.due is not None:
+            told["next_due"] = datetime.fromtimestamp(self.stored.due, UTC).isoformat()
         if self.schedule.after is not None:
-            told["next_due_position"] = self.start + self.schedule.after
+            told["next_due_position"] = self.stored.start + self.schedule.after
         return told
 
 
 def load(link: Link, name: str) -> Scheduled | None:
     """A model's schedule; None if it has none."""
-    raw, number, due, start, best = link.call(
-        "HMGET", keys.schedule(name), "schedule", "number", "due", "from", "best"
-    )
-    if raw is None:
-        return None
-    schedule = Schedule.model_validate_json(raw)
-    return Scheduled(
-        schedule, raw, int(number), float(due) if due else None, int(start), float(best) if best else None
-    )
+    stored = schedules.load_many(link, [name]).get(name)
+    return None if stored is None else Scheduled.of(stored)
 
 
 def replace(link: Link, name: str, generation: bytes, schedule: Schedule | None) -> bool:
     """Set a model's schedule, or take it away; False if the model is gone."""
-    due = None if schedule is None else schedule.next_due(clock(link))
-    raw = "" if schedule is None else schedule.model_dump_json()
-    arguments = [generation, raw, "" if due is None else repr(due)]
-    return bool(link.run(job_scripts.SCHEDULE, [keys.meta(name), keys.schedule(name)], arguments))
+    text = "" if schedule is None else schedule.model_dump_json()
+    return schedules.replace(link, name, generation, text, first_due(link, schedule))
 
 
-def clock(link: Link) -> float:
-    """Seconds since the epoch, by Redis's clock."""
-    seconds, microseconds = link.call("TIME")
-    return int(seconds) + int(microseconds) / 1e6
+def first_due(link: Link, schedule: Schedule | None) -> float | None:
+    """When a schedule that is set now is due by the clock: seconds since the epoch."""
+    return None if schedule is None else schedule.next_due(schedules.clock(link))
 
 
-def tick(link: Link, name: str, generation: bytes) -> str | None:
-    """Fire a model's schedule if it is due, once however many ask. Returns the id of the job it started."""
-    scheduled = load(link, name)
-    if scheduled is None:
-        return None
-    now = clock(link)
-    position, loss = _standing(link, name, generation)
-    if scheduled.is_due(now, position, loss):
-        return _fire(link, name, generation, scheduled, now, position)
-    settled = position - scheduled.start >= SETTLING
-    if loss is not None and settled and (scheduled.best is None or loss < scheduled.best):
-        link.run(
-            job_scripts.BEST,
-            [keys.meta(name), keys.schedule(name)],
-            [generation, scheduled.number, repr(loss)],
-        )
+def tick(link: Link, name: str, generation: bytes, stored: StoredSchedule, now: float) -> str | None:
+    """Fire a model's schedule if it is due at a time, once however many ask. Returns the id of the job it started."""
+    scheduled = Scheduled.of(stored)
+    standing = schedules.standing(link, name, generation)
+    if scheduled.is_due(now, standing):
+        job_id = jobs.new_id(name)
+        request = {"retrain": scheduled.schedule.job.model_dump(mode="json"), "by": "schedule"}
+        due = scheduled.schedule.next_due(now, stored.due)
+        position = standing.position
+        fired = schedules.fire(link, name, generation, stored, job_id, request, due=due, position=position)
+        return job_id if fired else None
+    if scheduled.is_best(standing) and standing.loss is not None:
+        schedules.note_best(link, name, generation, stored, standing.loss)
     return None
-
-
-def _standing(link: Link, name: str, generation: bytes) -> tuple[int, float | None]:
-    """A model's position and its fading loss, as of its newest snapshot."""
-    found, step, loss = link.call("HMGET", keys.snapshot(name), "generation", "step", "loss")
-    if found != generation:
-        return 0, None
-    return int(step), float(loss) if loss else None
-
-
-def _fire(
-    link: Link, name: str, generation: bytes, scheduled: Scheduled, now: float, position: int
-) -> str | None:
-    job_id = jobs.new_id(name)
-    due = scheduled.schedule.next_due(now, scheduled.due)
-    request = {"retrain": scheduled.schedule.job.model_dump(mode="json"), "by": "schedule"}
-    fired = link.run(
-        job_scripts.FIRE,
-        [keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)],
-        [
-            *(generation, job_id, json.dumps(request), keys.job(name, ""), scheduled.number, scheduled.raw),
-            *("" if due is None else repr(due), position),
-        ],
-    )
-    return job_id if fired else None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import StoreUnavailable, WrongGeneration
-from service.store import job_scripts, keys
+from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.log import Entry, LogId
 
 ENDED = {"succeeded", "failed", "cancelled"}
 _FIELDS = (
@@ -63,7 +63,7 @@ def start(
 ) -> Started:
     """Start a job, unless the model has one. `digest` is of the body it came with. Raises WrongGeneration."""
     outcome, *busy = link.run(
-        job_scripts.START,
+        scripts.JOB_START,
         [keys.meta(name), keys.job(name, job_id), keys.jobs(name)],
         [generation, job_id, json.dumps(request), digest, keys.job(name, "")],
     )
@@ -116,6 +116,12 @@ def _job(name: str, values: list[bytes | None]) -> Job | None:
     )
 
 
+def history(link: Link, name: str) -> list[Job]:
+    """The newest jobs of a model, newest first: queued, running and ended ones."""
+    ids = link.call("LRANGE", keys.jobs(name), 0, -1)
+    return [job for job in load_many(link, [(name, job_id.decode()) for job_id in ids]) if job is not None]
+
+
 def current(link: Link, names: Iterable[str]) -> dict[str, str]:
     """The id of the job that each model has queued or running, for those that have one."""
     wanted = list(names)
@@ -125,7 +131,7 @@ def current(link: Link, names: Iterable[str]) -> dict[str, str]:
 
 def cancel(link: Link, name: str, job_id: str) -> str | None:
     """Cancel a job: at once if it waits; its trainer ends one that runs. Its state then; None: no such job."""
-    state = link.run(job_scripts.CANCEL, [keys.meta(name), keys.job(name, job_id)], [job_id])
+    state = link.run(scripts.JOB_CANCEL, [keys.meta(name), keys.job(name, job_id)], [job_id])
     return state.decode() if state else None
 
 
@@ -151,19 +157,19 @@ class Attempt:
         """
         held = "" if pin is None else pin
         arguments = [self.id, self.number, held, stage, "" if progress is None else json.dumps(progress)]
-        return bool(link.run(job_scripts.JOB_BEAT, self._keys, arguments))
+        return bool(link.run(scripts.JOB_BEAT, self._keys, arguments))
 
     def finish(self, link: Link, state: str, result: dict[str, Any] | None, detail: str = "") -> bool:
         """End it without a promotion; False if the job is not this attempt's any more."""
         arguments = [self.id, self.number, state, json.dumps(result) if result else "", detail]
-        return bool(link.run(job_scripts.FINISH, self._keys, arguments))
+        return bool(link.run(scripts.JOB_FINISH, self._keys, arguments))
 
     def promote(
         self,
         link: Link,
         generation: bytes,
         candidate: bytes,
-        read: LogId,
+        read: Entry,
         *,
         behind: int,
         result: dict[str, Any],
@@ -171,24 +177,24 @@ class Attempt:
     ) -> tuple[str, LogId | None]:
         """Append the promote command, if the job is this attempt's and the candidate is close to the log's head.
 
-        `read` is the log id of the last entry that the candidate has seen; no command replaced the weights since.
-        Returns "appended" with the log id, "behind", "late" (not its job any more), "cancelled" or "full".
+        `read` is the last entry that the candidate has learned; no command replaced the weights since. Returns
+        "appended" with the log id, "behind", "late" (not its job any more), "cancelled", "full", or "gone" if the log
+        does not hold that entry.
         """
-        position = read.position
-        command = {"do": "promote", "job": self.id, "position": position}
+        command = {"do": "promote", "job": self.id, "position": read.log_id.position}
         outcome, *rest = link.run(
-            job_scripts.PROMOTE,
+            scripts.JOB_PROMOTE,
             [*self._keys, keys.log(self.name), keys.blobs(self.name)],
             [
                 *(self.id, self.number, generation, f"promote:{self.id}", json.dumps(command), candidate),
-                *(position, behind, json.dumps(result), 2 * blobs, str(read)),
+                *(str(read.log_id), read.token, behind, json.dumps(result), 2 * blobs),
             ],
         )
         return outcome.decode(), LogId.parse(rest[0]) if outcome == b"appended" else None
 
     def give_back(self, link: Link, *, died: bool) -> bool:
         """Queue the job again for any trainer; False if that is not to be, as it has ended or is another's."""
-        return int(link.run(job_scripts.GIVE_BACK, self._keys, [self.id, self.number, int(died)])) > 0
+        return int(link.run(scripts.JOB_GIVE_BACK, self._keys, [self.id, self.number, int(died)])) > 0
 
 
 def claim(link: Link, job: Job, holder: str) -> Attempt | None:
@@ -197,7 +203,7 @@ def claim(link: Link, job: Job, holder: str) -> Attempt | None:
     None if it is not as it was seen any more, or has ended: it was cancelled, or had its last attempt.
     """
     number = link.run(
-        job_scripts.CLAIM,
+        scripts.JOB_CLAIM,
         [keys.meta(job.model), keys.job(job.model, job.id)],
         [job.id, job.attempt, job.state, job.beat, holder],
     )

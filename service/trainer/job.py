@@ -261,7 +261,7 @@ class Run:
                 self.link,
                 self.meta.generation,
                 state,
-                last.log_id,
+                last,
                 behind=behind,
                 result={**result, "promoted": True},
                 blobs=self.settings.checkpoints,
@@ -273,6 +273,10 @@ class Run:
                 return
             if outcome == "late":
                 raise JobLost
+            if outcome == "gone":
+                raise JobFailed(
+                    "the log does not go on from where the candidate is: it was trimmed, or is older"
+                )
             if outcome == "full":
                 time.sleep(0.1)
 

@@ -15,6 +15,7 @@ from service.processes import has_died, identity
 from service.replay.compiling import compile_loop
 from service.settings import Settings
 from service.store import jobs, models
+from service.store import schedules as stored_schedules
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job, JobNews
 from service.trainer import job as training
@@ -175,10 +176,11 @@ class Trainer:
                 self._claim(job)
 
     def _fire(self, idle: dict[str, bytes]) -> None:
-        """Fire the schedules that are due, of models without a job."""
-        for name, generation in idle.items():
+        """Fire the schedules that are due, of models without a job; `idle` maps their names to generations."""
+        now = stored_schedules.clock(self._link)
+        for name, stored in stored_schedules.load_many(self._link, idle).items():
             try:
-                fired = schedules.tick(self._link, name, generation)
+                fired = schedules.tick(self._link, name, idle[name], stored, now)
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001 - whatever is wrong with one model, it must not end the others' schedules

@@ -52,7 +52,7 @@ def create(name: str) -> Response:
     spec, schedule = _spec_and_schedule(raw, here)
     link = here.links.mine()
     retrains = "" if schedule is None else schedule.model_dump_json()
-    due = None if schedule is None else schedule.next_due(schedules.clock(link))
+    due = schedules.first_due(link, schedule)
     outcome, _ = models.create(link, name, spec.model_dump_json().encode(), retrains, due)
     served = here.replicas.add(name, link)
     if outcome == "different":
@@ -236,7 +236,7 @@ def _live(here: Web, served: Served) -> dict[str, Any]:
         job = found[0].job
     return {
         "hyperparameters": live,
-        "retrain": scheduled and scheduled.told(),
+        "retrain": scheduled and scheduled.to_response(),
         "job": job and url_for("jobs.describe", job_id=job.decode()),
         "refusals": [refusal.to_response() for refusal in refused],
     }

@@ -1,0 +1,106 @@
+"""A model in Redis, without any process around it."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.store import jobs, lease, models, snapshots
+from service.store.appending import Append, Limits, append, append_command
+from service.store.blocks import Block
+from service.store.connection import Link
+from service.store.jobs import Attempt, Job
+from service.store.log import NO_ROWS, Entry, LogId, read_after
+from service.store.snapshots import Keep, Snapshot
+
+LIMITS = Limits(remembered=1000, max_lag=1000, label_ttl_ms=1000)
+KEEP = Keep(trim_below=0, keep_bytes=1000, blobs=10)
+_names = (f"store-{number}" for number in itertools.count())
+
+
+@dataclass
+class Stored:
+    """A model in Redis, without any process around it."""
+
+    link: Link
+    name: str = field(default_factory=lambda: next(_names))
+    generation: bytes = b""
+    appended: int = 0
+
+    def __post_init__(self) -> None:
+        _, self.generation = models.create(self.link, self.name, b"{}")
+
+    def append(self, rows: int = 1) -> int:
+        """Append a block; returns the log's position."""
+        self.appended += 1
+        token = f"token-{self.appended}".encode()
+        block = Block(np.zeros((rows, 1)), np.zeros((rows, 1)))
+        wanted = Append(token, block, token)
+        return append(self.link, self.name, self.generation, wanted, LIMITS).position
+
+    def command(self, **command: object) -> LogId | None:
+        """Append a command."""
+        self.appended += 1
+        token = f"token-{self.appended}".encode()
+        blob = b"blob" if command["do"] == "weights" else b""
+        return append_command(self.link, self.name, self.generation, token, command, b"", blob=blob)
+
+    def lead(self) -> int:
+        """Take the lead; returns the term."""
+        _, lead = self.described()
+        term = lease.acquire(self.link, self.name, self.generation, lead, "test")
+        assert term is not None
+        return term
+
+    def described(self) -> tuple[models.Meta, models.Lead]:
+        """What Redis holds of it."""
+        found = models.describe(self.link, [self.name])[self.name]
+        assert found is not None
+        return found
+
+    def snapshot(self, term: int, log_id: LogId, state: bytes = b"", keep: Keep = KEEP) -> None:
+        """Keep a snapshot."""
+        snapshots.save(self.link, self.name, self.generation, term, Snapshot(log_id, 1, state), keep)
+
+    def job(self) -> Job:
+        """A new job, queued."""
+        job_id = jobs.new_id(self.name)
+        assert jobs.start(self.link, self.name, self.generation, job_id, {}, "").outcome == "started"
+        return self.loaded(job_id)
+
+    def loaded(self, job_id: str) -> Job:
+        """A job as it is stored."""
+        job = jobs.load(self.link, self.name, job_id)
+        assert job is not None
+        return job
+
+    def claimed(self, job: Job) -> Attempt:
+        """An attempt at a job by a trainer."""
+        attempt = jobs.claim(self.link, job, "test")
+        assert attempt is not None
+        return attempt
+
+    def attempt(self) -> Attempt:
+        """The first attempt at a new job."""
+        return self.claimed(self.job())
+
+    def entry(self, log_id: LogId) -> Entry:
+        """An entry of the log; where there is none, one that once was."""
+        for entry in read_after(self.link, self.name, LogId(0, 0), 10_000):
+            if entry.log_id == log_id:
+                return entry
+        return Entry(log_id, b"gone", b"", 0, NO_ROWS)
+
+    def promote(self, attempt: Attempt, read: LogId | Entry, behind: int = 100) -> str:
+        """Promote a candidate that has read the log up to an entry; returns what came of it."""
+        entry = self.entry(read) if isinstance(read, LogId) else read
+        outcome, _ = attempt.promote(
+            self.link,
+            self.generation,
+            b"candidate",
+            entry,
+            behind=behind,
+            result={"promoted": True},
+            blobs=10,
+        )
+        return outcome

@@ -9,6 +9,7 @@ here differs from gunicorn's default for the reason that stands beside it.
 from pathlib import Path
 
 from service.settings import load_settings
+from service.web import worker
 
 _settings = load_settings()
 
@@ -16,19 +17,20 @@ wsgi_app = "service.web.app:create_app()"
 _address = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_address}:{_settings.port}"
 
-# Processes for the cores, threads for the requests that wait for their observation to be applied.
-worker_class = "gthread"
+# A process for each core, an event loop in each process: a request that waits costs a few kilobytes, no thread.
+worker_class = "service.web.worker.Worker"
 workers = _settings.web_workers
-threads = _settings.web_threads
+worker_connections = _settings.max_connections
+on_reload = worker.on_reload
+child_exit = worker.child_exit
 
 # preload_app stays off: the application starts threads and subscribes to Redis when it is created, and
 # neither survives a fork. Without preloading, gunicorn creates it in each worker, after the fork.
 # reuse_port stays off: with a socket for each worker, connections that still wait on it are reset when its
-# worker leaves at a reload (18 of 21,667 requests over six reloads; 0 of 22,759 with one shared socket).
+# worker leaves at a reload, and the kernel spreads them by chance. The worker spreads them by count.
 
 # A stream's client comes back within seconds or minutes. gunicorn's 2 s would close the connection under
 # it; 75 s outlives the idle time of common proxies (60 s), which must be the first to close.
-# An idle connection costs no thread: gthread puts it back into its poller.
 keepalive = 75
 
 # Requests in flight and streams get this long to end at a stop or a reload; deploy/compose.yaml waits longer.

@@ -22,6 +22,11 @@ FILE = "_FILE"
 FORMER: dict[str, str] = {}
 """Variables of the version before, and what they are called now."""
 
+RETIRED = {
+    "FRESHET_WEB_THREADS": "a web process has an event loop in place of threads; see FRESHET_MAX_WAITING"
+}
+"""Variables of the version before that do nothing any more, and why."""
+
 CLIENT_VARIABLES = {"FRESHET_URL", "FRESHET_KEY"}
 """Variables of the command line's clients, which a server on the same machine ignores."""
 
@@ -59,10 +64,13 @@ class Settings(BaseSettings):
         ge=1,
         description="web processes; default: cores, at most 4",
     )
-    web_threads: int = Field(
-        32,
-        ge=2,
-        description="threads of a web process: half of them may wait, a quarter is left for predictions",
+    max_connections: int = Field(
+        10_000, ge=16, description="connections that a web process holds open; then the longest idle one goes"
+    )
+    max_waiting: int = Field(
+        1000,
+        ge=1,
+        description="requests of a web process that wait for a result, a step or a stream; then 503",
     )
     insecure: bool = Field(
         False, description="serve other addresses than loopback although there is no API key"
@@ -189,7 +197,7 @@ def from_environment() -> dict[str, Given]:
         plain = FORMER.get(key, key)
         name = names.get(plain) or names.get(plain.removesuffix(FILE))
         if name is None:
-            if key.startswith(PREFIX) and key.removesuffix(FILE) not in CLIENT_VARIABLES:
+            if key.startswith(PREFIX) and key.removesuffix(FILE) not in CLIENT_VARIABLES | RETIRED.keys():
                 raise SettingsError(_unknown(key, names))
             continue
         if name in found:
@@ -227,8 +235,9 @@ def _described(error: ValidationError) -> str:
 
 
 def former_names() -> list[str]:
-    """Warnings about variables that still have a former name."""
-    return [f"{key} is now called {FORMER[key]}" for key in sorted(FORMER) if key in os.environ]
+    """Warnings about variables that still have a former name, or that do nothing any more."""
+    renamed = [f"{key} is now called {FORMER[key]}" for key in sorted(FORMER) if key in os.environ]
+    return renamed + [f"{key} is ignored: {RETIRED[key]}" for key in sorted(RETIRED) if key in os.environ]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

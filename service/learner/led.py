@@ -136,6 +136,7 @@ class Led:
             if entry.web:
                 waiting.setdefault(entry.web, []).append(
                     Result(
+                        self.generation,
                         entry.token,
                         entry.log_id.position,
                         learned.predictions[rows],

@@ -1,7 +1,6 @@
 """Appending observations and commands to a model's log, and what is kept with the key of a request."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -20,7 +19,7 @@ class Append:
 
     `key` is the Idempotency-Key, or what stands for it; `record` is kept with it, and `known` is what the caller knows
     to be kept with it so far (empty: nothing). `joined` are the rows whose prediction must still await its label.
-    `step` is one that the model is known to have reached. `web` is who waits for the result, or empty.
+    `step` is one that the model is known to have reached in `timeline`. `web` is who waits for the result, or empty.
     """
 
     token: bytes
@@ -30,6 +29,7 @@ class Append:
     known: bytes = b""
     joined: frozenset[int] = frozenset()
     step: int = 0
+    timeline: int = 0
     web: str = ""
 
 
@@ -38,6 +38,7 @@ class Appended:
     """What an append did: it wrote the block up to `position`, or nothing, for the first reason that is set here."""
 
     position: int = 0
+    timeline: int = 0  # in which the block was appended
     seen: bytes = b""  # what is kept with the key: position, blank, record
     answer: bytes = b""  # what was answered then, if it is kept
     duplicates: dict[int, int] = field(default_factory=dict)  # row -> its position
@@ -48,6 +49,7 @@ class Appended:
         default_factory=dict
     )  # row that does not join -> its awaiting prediction
     lag: int = 0  # observations that are not applied: too many
+    older: bool = False  # the log ends before what the caller has seen: Redis came back older
 
 
 def append(
@@ -56,9 +58,8 @@ def append(
     generation: bytes,
     wanted: Append,
     limits: "Limits",
-    meanwhile: Callable[[], object] | None = None,
 ) -> Appended:
-    """Append a block, if nothing speaks against it. `meanwhile` is called before Redis's answer is read.
+    """Append a block, unless there is a reason not to.
 
     Raises WrongGeneration if the model is not of that generation, StoreFull and StoreUnavailable.
     """
@@ -72,10 +73,10 @@ def append(
         _append_keys(name),
         [
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
-            *(wanted.record, wanted.known, wanted.step, limits.max_lag, limits.label_ttl_ms, joined),
+            *(wanted.record, wanted.known, wanted.step, wanted.timeline),
+            *(limits.max_lag, limits.label_ttl_ms, joined),
             *(wanted.key, *ids),
         ],
-        meanwhile,
     )
     return _appended(name, answer)
 
@@ -112,7 +113,7 @@ def _appended(name: str, answer: list[Any]) -> Appended:
     match kind:
         case b"appended":
             failpoints.reach("after-append")
-            return Appended(int(values[0]))
+            return Appended(int(values[0]), int(values[1]))
         case b"seen":
             return Appended(seen=values[0], answer=values[1])
         case b"duplicates":
@@ -124,6 +125,8 @@ def _appended(name: str, answer: list[Any]) -> Appended:
             return Appended(awaiting=dict(zip(values[::2], values[1::2], strict=True)))
         case b"lag":
             return Appended(lag=int(values[0]))
+        case b"older":
+            return Appended(older=True)
     raise WrongGeneration(f"model {name} was deleted")
 
 

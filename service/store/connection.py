@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -17,6 +18,7 @@ _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLI
 
 IDLE = 0.1  # seconds unused after which a connection is looked at before it is used
 LEAST_GRACE = 0.01  # seconds below which it is not worth setting another timeout
+MOST_CONNECTIONS = 64  # of one web process
 SLOWEST = 10e6  # bytes per second: a large command gets so much more time
 
 
@@ -42,6 +44,7 @@ class Link:
                 f"REDIS_URL is not an address of Redis ({error}); it looks like redis://HOST:6379/0"
             ) from None
         self.timeout = timeout
+        self.connects = 0  # how often it has connected: Redis may have come back as another one
         self._used_at = 0.0
         self._grace = 0.0  # seconds more for the answers to what was sent
 
@@ -73,18 +76,10 @@ class Link:
         script: Script,
         keys: Sequence[bytes],
         arguments: Sequence[Any],
-        meanwhile: Callable[[], object] | None = None,
     ) -> Any:
-        """Run a script, loading it where the server does not know it yet.
-
-        `meanwhile` is called when the command is sent, before its answer is read.
-        """
+        """Run a script, loading it where the server does not know it yet."""
         try:
-            self._refresh()
-            self.send([("EVALSHA", script.sha, len(keys), *keys, *arguments)])
-            if meanwhile is not None:
-                meanwhile()
-            return self.receive(1)[0]
+            return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except redis.exceptions.NoScriptError:
             return self.call("EVAL", script.source, len(keys), *keys, *arguments)
 
@@ -111,6 +106,7 @@ class Link:
         try:
             if not connection.is_connected:
                 connection.connect()
+                self.connects += 1
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             self._grace = 0.0
@@ -192,20 +188,67 @@ def _translated(error: redis.ResponseError) -> Exception:
     return StoreError(text)
 
 
+class SharedLink(Link):
+    """A link for many threads: each call borrows one of at most `most` connections, and waits if none is free."""
+
+    def __init__(self, url: str, timeout: float, most: int) -> None:
+        self.timeout = timeout
+        self._url = url
+        self._most = most
+        self._free: list[Link] = []  # the last one used comes first: few are kept busy, and warm
+        self._room = threading.BoundedSemaphore(most)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Link]:
+        if not self._room.acquire(timeout=self.timeout):
+            raise StoreUnavailable(f"all {self._most} connections to Redis are in use")
+        try:
+            link = self._free.pop()
+        except IndexError:
+            link = Link(self._url, self.timeout)
+        try:
+            yield link
+        finally:
+            self._free.append(link)
+            self._room.release()
+
+    def call_many(self, commands: Sequence[Sequence[Any]], timeout: float | None = None) -> list[Any]:
+        """See Link."""
+        with self._borrowed() as link:
+            return link.call_many(commands, timeout)
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[Any],
+    ) -> Any:
+        """See Link."""
+        with self._borrowed() as link:
+            return link.run(script, keys, arguments)
+
+    def run_many(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+        """See Link."""
+        with self._borrowed() as link:
+            return link.run_many(script, calls)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        for link in self._free:
+            link.close()
+
+
 class Links:
-    """A link for each thread that asks, all to the same Redis."""
+    """The connections of one web process to Redis, shared by its requests."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        self._local = threading.local()
+        self._shared = SharedLink(url, timeout, MOST_CONNECTIONS)
 
     def mine(self) -> Link:
-        """The calling thread's own link."""
-        link: Link | None = getattr(self._local, "link", None)
-        if link is None:
-            link = self._local.link = Link(self.url, self.timeout)
-        return link
+        """A link for any call, at any time."""
+        return self._shared
 
 
 def check_server(link: Link) -> None:

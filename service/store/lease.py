@@ -74,9 +74,17 @@ def new_timeline(link: Link, name: str, generation: bytes, term: int, least: int
     return timeline
 
 
-def ask_new_timeline(link: Link, name: str, generation: bytes, timeline: int, seen: LogId) -> bool:
-    """Ask for a timeline after `timeline`, in which the model was seen at a log id that the log does not reach.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Up to where a web process has seen a model, and by which term. `is_gone`: the log is known to be another one."""
 
-    Returns whether that is so.
-    """
-    return bool(link.run(scripts.RENEW, [keys.meta(name), keys.lease(name)], [generation, timeline, *seen]))
+    timeline: int
+    log_id: LogId
+    term: int
+    is_gone: bool = False
+
+
+def ask_new_timeline(link: Link, name: str, generation: bytes, seen: Sight) -> bool:
+    """Ask for a timeline after the one that was seen, if the log does not hold what was. Returns whether that is so."""
+    arguments = [generation, seen.timeline, *seen.log_id, seen.term, int(seen.is_gone)]
+    return bool(link.run(scripts.RENEW, [keys.meta(name), keys.lease(name)], arguments))

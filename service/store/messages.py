@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.errors import StoreError
 from service.store import keys
 from service.store.connection import Link
 from service.store.log import LogId
 
 Array = np.ndarray
 
-_RESULT = struct.Struct("<HqII")  # length of the token, position, rows, outputs
+_RESULTS_VERSION = b"\x02"  # of a message of results
+_RESULT = struct.Struct("<16sHqII")  # generation, length of the token, position, rows, outputs
 _WEIGHTS = struct.Struct(
     "<16sqqqqII"
 )  # generation, timeline, term, log id, length of the metrics and of the spec
@@ -60,6 +62,7 @@ class Result:
     `position` is that of its last row. predictions (n, outputs) float64, losses (n,) float64, skipped (n,) bool.
     """
 
+    generation: bytes
     token: bytes
     position: int
     predictions: Array
@@ -70,7 +73,7 @@ class Result:
         """The result as bytes; several may stand one behind the other."""
         return b"".join(
             [
-                _RESULT.pack(len(self.token), self.position, *self.predictions.shape),
+                _RESULT.pack(self.generation, len(self.token), self.position, *self.predictions.shape),
                 self.token,
                 self.predictions.tobytes(),
                 self.losses.tobytes(),
@@ -80,10 +83,12 @@ class Result:
 
 
 def parse_results(blob: bytes) -> Iterator[Result]:
-    """The results that stand one behind the other in a message."""
-    offset = 0
+    """The results in a message. Raises StoreError for a message of another version."""
+    if not blob.startswith(_RESULTS_VERSION):
+        raise StoreError("results of a version that this program does not read")
+    offset = len(_RESULTS_VERSION)
     while offset < len(blob):
-        length, position, rows, outputs = _RESULT.unpack_from(blob, offset)
+        generation, length, position, rows, outputs = _RESULT.unpack_from(blob, offset)
         offset += _RESULT.size
         token = blob[offset : offset + length]
         offset += length
@@ -93,7 +98,7 @@ def parse_results(blob: bytes) -> Iterator[Result]:
         offset += losses.nbytes
         skipped = np.frombuffer(blob, np.bool_, rows, offset)
         offset += rows
-        yield Result(token, position, predictions, losses, skipped)
+        yield Result(generation, token, position, predictions, losses, skipped)
 
 
 def publish_weights_command(name: str, weights: Weights) -> tuple[object, ...]:
@@ -103,7 +108,8 @@ def publish_weights_command(name: str, weights: Weights) -> tuple[object, ...]:
 
 def publish_results_command(web: bytes, results: list[Result]) -> tuple[object, ...]:
     """The command that publishes results to the web process that waits for them."""
-    return ("PUBLISH", keys.results(web.decode()), b"".join(result.to_bytes() for result in results))
+    message = b"".join([_RESULTS_VERSION, *(result.to_bytes() for result in results)])
+    return ("PUBLISH", keys.results(web.decode()), message)
 
 
 @dataclass(frozen=True, slots=True)

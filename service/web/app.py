@@ -21,7 +21,7 @@ from service.errors import (
     Unavailable,
 )
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, telemetry
+from service.web import access, loop, telemetry
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     web.replicas.start()
     web.replicas.wait_ready(READY_SECONDS)
     gc.collect()
+    loop.start()
     gc.freeze()  # what is here now stays: looking through it again and again would only delay requests
     return app
 

@@ -17,7 +17,7 @@ from service.store.appending import append_command
 from service.store.log import LogId
 from service.web.context import Web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
-from service.web.replicas.replica import Served, missing
+from service.web.replicas.replica import ServedModel, missing
 
 LOOK = 0.01  # seconds between looks at whether it is done
 
@@ -29,11 +29,11 @@ class Ordered:
     log_id: LogId
     done: bool
 
-    def told(self, served: Served) -> dict[str, Any]:
+    def told(self, served: ServedModel) -> dict[str, Any]:
         """What a client is told."""
         return {
             "model": served.name,
-            "step": max(served.replica.step, self.log_id.position if self.done else 0),
+            "step": max(served.version.step, self.log_id.position if self.done else 0),
             "log_id": str(self.log_id),
             "done": self.done,
         }
@@ -41,7 +41,7 @@ class Ordered:
 
 def order(
     here: Web,
-    served: Served,
+    served: ServedModel,
     command: dict[str, Any],
     key: str | None,
     *,
@@ -82,20 +82,20 @@ def order(
     return Ordered(log_id, done)
 
 
-def _check_refusal(here: Web, served: Served, log_id: LogId, token: bytes) -> None:
+def _check_refusal(here: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
     """Raise Conflict if the learner could not carry out the command."""
     refusal = refusals.at(here.links.mine(), served.name, log_id, token)
     if refusal is not None:
         raise Conflict(f"{refusal.detail}; the model is as it was", log_id=str(log_id))
 
 
-def _wait(here: Web, served: Served, log_id: LogId) -> bool:
+def _wait(here: Web, served: ServedModel, log_id: LogId) -> bool:
     """Wait until the command is in the snapshot and this process predicts with what it did."""
     deadline = time.monotonic() + here.settings.apply_timeout
-    with here.waiting.place() as may_wait:
-        while may_wait and time.monotonic() < deadline:
+    with here.waiting.turn():
+        while time.monotonic() < deadline:
             place = snapshots.place(here.links.mine(), served.name, served.generation)
-            if place is not None and place >= log_id and served.replica.log_id >= log_id:
+            if place is not None and place >= log_id and served.version.log_id >= log_id:
                 return True
             time.sleep(LOOK)
     return False

@@ -14,7 +14,7 @@ from service.store.connection import Links
 from service.web.access import Access
 from service.web.feedback.submit import Feedback
 from service.web.idempotency import NAME
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
 from service.web.replicas.replicas import Replicas
 from service.web.waiting import Waiting
 
@@ -35,20 +35,25 @@ class Web:
         """A web process on the Redis at `url`; its replicas are not started."""
         name = secrets.token_hex(4)
         links = Links(url, settings.redis_timeout)
-        waiting = Waiting(settings.web_threads)
-        replicas = Replicas(url, settings.redis_timeout, name, waiting)
+        waiting = Waiting(settings.max_waiting)
+        replicas = Replicas(links, name, waiting)
         feedback = Feedback(settings, links, name, waiting)
         return cls(settings, links, waiting, replicas, feedback, Access(settings, links))
 
-    def served(self, name: str) -> Served:
-        """The model of this name. Raises NotFound; Unavailable if Redis would have to be asked and cannot be."""
-        if not self.replicas.ready:
-            raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
+    def served(self, name: str) -> ServedModel:
+        """The model of this name.
+
+        Raises NotFound; Unavailable if Redis would have to be asked and cannot be, or if other processes may have
+        served the model later than this one can yet.
+        """
         served = self.replicas.get(name)
-        if served is not None:
-            return served
-        with self.waiting.at_redis():  # it may have been created just now
-            return self.replicas.add(name, self.links.mine())
+        if served is None:
+            if not self.replicas.ready:
+                raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
+            served = self.replicas.add(name)  # it may have been created just now
+        if served.floor is not None:
+            raise Unavailable(f"this process has not caught up with model {name} yet", retry_after=1)
+        return served
 
 
 def web() -> Web:

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from service.errors import Invalid, OutcomeUnknown, Problem, StoreUnavailable, Unavailable
 
@@ -29,7 +30,7 @@ class Seen:
         return b"%d %b" % (self.position, self.record)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What is appended for: its key, the token of the log's entry, and what is kept with the key.
 
@@ -40,9 +41,14 @@ class Request:
     token: bytes
     record: Callable[[int, int], bytes]
     known: Seen | None = None
-    deadline: float = 0.0  # monotonic seconds at which Redis is given up
-    meanwhile: Callable[[], object] | None = None  # called between sending an append and reading its answer
     named: bool = True  # whether anybody may come again with the key
+    is_unknown: bool = False  # a try was sent and not answered: it may be carried out yet
+
+    def refusal(self, problem: Problem) -> Problem:
+        """What a client is told of a problem: once a try's outcome is unknown, no refusal is final."""
+        if not self.is_unknown or isinstance(problem, OutcomeUnknown):
+            return problem
+        return unknown_outcome(problem.detail, self.key.decode(), problem.extra)
 
 
 def new_key() -> str:
@@ -59,8 +65,13 @@ def vanished(error: StoreUnavailable, nothing: str, token: str) -> Problem:
     """The problem when Redis vanishes: `nothing` was done, or it is not known and a retry with the token settles it."""
     if not error.sent:
         return Unavailable(f"{error}; {nothing}", retry_after=1)
-    detail = f"Redis vanished in the middle; retry with the {NAME} in `token`"
-    return OutcomeUnknown(detail, retry_after=1, token=token)
+    return unknown_outcome("Redis vanished in the middle", token)
+
+
+def unknown_outcome(why: str, token: str, extra: dict[str, Any] | None = None) -> OutcomeUnknown:
+    """The problem of a request that may be carried out yet: a retry with the token settles it."""
+    detail = f"{why}; an earlier try may have been carried out: retry with the {NAME} in `token`"
+    return OutcomeUnknown(detail, retry_after=1, **{**(extra or {}), "token": token})
 
 
 def another_body() -> Invalid:

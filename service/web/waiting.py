@@ -1,4 +1,4 @@
-"""Requests that wait: for Redis, for the result of what they appended, for a step. Predictions are never starved."""
+"""Requests that wait, for Redis, a result or a step: how many may, and which result is whose."""
 
 import threading
 from collections.abc import Iterator
@@ -8,14 +8,12 @@ from typing import Protocol
 from service.errors import Unavailable
 from service.store.messages import Result
 
-PATIENCE = 0.25  # seconds that a request waits for a brief place
-
 
 class Receiver(Protocol):
     """Who is told of a result."""
 
     def deliver(self, result: Result) -> None:
-        """Take the result. Called in the listener's thread: must not wait."""
+        """Take the result. Called by the listener: must not wait."""
 
 
 class Waiter:
@@ -36,82 +34,63 @@ class Waiter:
     def wait(self, timeout: float) -> Result | None:
         """The result; None if it has not come within `timeout` seconds."""
         if self.result is None:
-            self._nothing_yet.acquire(timeout=timeout)
+            self._nothing_yet.acquire(timeout=max(timeout, 0.0))
         return self.result
 
 
 class Waiting:
-    """The requests of one web process that wait: at most half of its threads may wait for results, steps and streams.
+    """The requests of one web process that wait: at most `most` at once. Results are known by generation and token."""
 
-    A quarter more may ask Redis for something and go. Where Redis keeps all of these waiting, what else needs it is
-    refused: the last quarter is for predictions.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self._places = threading.BoundedSemaphore(threads // 2)
-        self._brief = threading.BoundedSemaphore(max(1, threads // 4))
-        self._stuck = False  # all brief places were taken for long, and Redis has answered to none since
-        self._receivers: dict[bytes, list[Receiver]] = {}
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._receivers: dict[tuple[bytes, bytes], list[Receiver]] = {}
         self._changing = threading.Lock()
 
     @contextmanager
-    def place(self) -> Iterator[bool]:
-        """A place to wait in, if one is free: whether it is."""
-        taken = self._places.acquire(blocking=False)
-        try:
-            yield taken
-        finally:
-            if taken:
-                self._places.release()
-
-    @contextmanager
-    def at_redis(self) -> Iterator[bool]:
-        """A place to ask Redis from, and whether it is one to wait in. Raises Unavailable if there is none."""
-        with self.place() as may_wait:
-            if may_wait:
-                yield True
-            else:
-                with self._brief_place():
-                    yield False
-
-    @contextmanager
-    def _brief_place(self) -> Iterator[None]:
-        if not self._brief.acquire(timeout=0 if self._stuck else PATIENCE):
-            self._stuck = True
-            raise Unavailable("Redis keeps too many requests waiting; nothing was written", retry_after=1)
+    def turn(self) -> Iterator[None]:
+        """Wait inside. Raises Unavailable if too many wait already."""
+        with self._changing:
+            if self._count >= self._most:
+                raise Unavailable(
+                    f"{self._most} requests wait in this process already (FRESHET_MAX_WAITING); "
+                    "nothing was written",
+                    retry_after=1,
+                )
+            self._count += 1
         try:
             yield
-            self._stuck = False  # Redis has answered
         finally:
-            self._brief.release()
+            with self._changing:
+                self._count -= 1
 
     @contextmanager
-    def waiter(self, token: bytes) -> Iterator[Waiter]:
+    def waiter(self, generation: bytes, token: bytes) -> Iterator[Waiter]:
         """A waiter for the result of the append with this token: made before the append, so none is missed."""
         waiter = Waiter()
-        self.expect(token, waiter)
+        self.expect(generation, token, waiter)
         try:
             yield waiter
         finally:
-            self.forget(token, waiter)
+            self.forget(generation, token, waiter)
 
-    def expect(self, token: bytes, receiver: Receiver) -> None:
-        """Deliver the result of the append with this token to a receiver, once, unless it is forgotten before."""
+    def expect(self, generation: bytes, token: bytes, receiver: Receiver) -> None:
+        """Deliver the result of an append to a receiver, once, unless it is forgotten before."""
         with self._changing:
-            self._receivers.setdefault(token, []).append(receiver)
+            self._receivers.setdefault((generation, token), []).append(receiver)
 
-    def forget(self, token: bytes, receiver: Receiver) -> None:
+    def forget(self, generation: bytes, token: bytes, receiver: Receiver) -> None:
         """Expect the result no longer."""
         with self._changing:
-            receivers = self._receivers.get(token, [])
+            receivers = self._receivers.get((generation, token), [])
             if receiver in receivers:
                 receivers.remove(receiver)
             if not receivers:
-                self._receivers.pop(token, None)
+                self._receivers.pop((generation, token), None)
 
     def deliver(self, result: Result) -> None:
         """Hand a result to all who expect it."""
         with self._changing:
-            receivers = self._receivers.pop(result.token, [])
+            receivers = self._receivers.pop((result.generation, result.token), [])
         for receiver in receivers:
             receiver.deliver(result)

@@ -17,7 +17,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Pa
     """A system of one learner and one web process; each test uses models of its own names."""
     with system(tmp_path_factory.mktemp("apart")) as whole:
         learner = whole.start("learner")
-        yield whole, learner, whole.start("web", web_threads=16)
+        yield whole, learner, whole.start("web")
 
 
 def test_a_model_deleted_and_created_again_under_load_meets_nothing_of_its_predecessor(

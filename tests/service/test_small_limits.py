@@ -19,7 +19,7 @@ STREAM = {"Content-Type": "application/x-ndjson"}
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that keeps little and waits with one thread; each test uses models of its own names."""
-    little = {"web_workers": 1, "web_threads": 2, "answer_bytes": 2**12, "label_ttl": 1, "label_bytes": 2**16}
+    little = {"web_workers": 1, "answer_bytes": 2**12, "label_ttl": 1, "label_bytes": 2**16}
     with running(tmp_path_factory.mktemp("cramped"), **little) as started:
         yield started
 

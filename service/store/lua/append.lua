@@ -1,26 +1,29 @@
 -- Append a block of observations.
--- -> {"appended", position} | {"seen", what is kept with the key, answer or ""}
+-- -> {"appended", position, timeline} | {"seen", what is kept with the key, answer or ""}
 --   | {"duplicates", row, position, row, position, ...} | {"unknown", row, ...}: no prediction awaits these labels
 --   | {"awaiting", row, prediction, ...}: these rows do not join, but a prediction awaits their label
---   | {"lag", unapplied observations} | {"gone"}
+--   | {"lag", unapplied observations} | {"gone"} | {"older"}: the log ends before what the caller has seen
 local meta, log, lease, awaiting, times, counts = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FIRST_SEEN, FIRST_ANSWERS = 3, 11  -- indices of KEYS
 local generation, token, rows, block = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local web = ARGV[5]  -- the web process that waits, or ""
 local segment_rows = tonumber(ARGV[6])  -- observations until the next hash of what was seen begins
 local record, known_record = ARGV[7], ARGV[8]  -- to keep with the key; what the caller knows to be kept ("": nothing)
-local known_step = tonumber(ARGV[9])  -- of the caller's replica
-local max_lag, ttl_ms = tonumber(ARGV[10]), tonumber(ARGV[11])
-local joins = ARGV[12]  -- for each row "1" if it joins the prediction that awaits its label, else "0"; "": none does
-local key = ARGV[13]
-local FIRST_ID = 14  -- then `i<id>` for each row ("": none), or nothing if no row has one
+local known_step, known_timeline = tonumber(ARGV[9]), tonumber(ARGV[10])  -- at which the caller has seen the model
+local max_lag, ttl_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
+local joins = ARGV[13]  -- for each row "1" if it joins the prediction that awaits its label, else "0"; "": none does
+local key = ARGV[14]
+local FIRST_ID = 15  -- then `i<id>` for each row ("": none), or nothing if no row has one
 local has_ids = #ARGV >= FIRST_ID
 local BUCKETS = 32  -- of a label's delay: bucket i ends at 2^(i - 5) seconds, the last one is open
 --@include kept
 --@include clock
 
-local model = redis.call('HMGET', meta, 'generation', 'position', 'bytes', 'segment', 'since')
+local model = redis.call('HMGET', meta, 'generation', 'position', 'bytes', 'segment', 'since', 'timeline')
 if model[1] ~= generation then return {'gone'} end
+local before, timeline = tonumber(model[2]), tonumber(model[6])
+if timeline < known_timeline or (timeline == known_timeline and before < known_step) then return {'older'} end
+if timeline > known_timeline then known_step = 0 end
 local segment = tonumber(model[4] or 0)
 local known, appended = kept(FIRST_SEEN, FIRST_ANSWERS, segment, key)
 if known and known ~= known_record then
@@ -70,7 +73,6 @@ elseif string.find(joins, '1', 1, true) then
   return unknown
 end
 
-local before = tonumber(model[2])
 local published = string.match(redis.call('HGET', lease, 'published') or '0', '^%d+')
 local lag = before - math.max(known_step, tonumber(published))
 if lag >= max_lag then return {'lag', string.format('%.0f', lag)} end
@@ -111,4 +113,4 @@ if #joined > 0 then
     redis.call('HINCRBY', counts, 'delay:' .. math.max(0, math.min(bucket, BUCKETS - 1)), 1)
   end
 end
-return {'appended', written}
+return {'appended', written, timeline}

@@ -1,18 +1,20 @@
 #!lua flags=allow-oom
--- Ask the leading learner for a new timeline, because a process has seen the model further than the log goes.
--- -> 1, or 0 if the log does go so far
+-- Ask the leading learner for a new timeline, because a web process has seen what the log does not hold any more.
+-- -> 1, or 0 if there is a later timeline already, or the log holds all that was seen
 local meta, lease = unpack(KEYS)
-local generation, timeline, position, commands = unpack(ARGV)
+local generation = ARGV[1]
+local timeline, position, commands, term = unpack(ARGV, 2, 5)  -- that were seen
+timeline, position, commands, term = tonumber(timeline), tonumber(position), tonumber(commands), tonumber(term)
+local is_gone = ARGV[6] == '1'  -- the log is known to be another one
 
 local model = redis.call('HMGET', meta, 'generation', 'timeline', 'position', 'commands')
-if model[1] ~= generation then return 0 end
-local head = {tonumber(model[2]), tonumber(model[3]), tonumber(model[4])}
-local seen = {tonumber(timeline), tonumber(position), tonumber(commands)}
-for part = 1, 3 do
-  if head[part] > seen[part] then return 0 end
-  if head[part] < seen[part] then
-    redis.call('HSET', lease, 'renew', seen[1] + 1)
-    return 1
-  end
-end
-return 0
+if model[1] ~= generation or tonumber(model[2]) > timeline then return 0 end
+local head, head_commands = tonumber(model[3]), tonumber(model[4])
+local is_older = is_gone
+  or tonumber(model[2]) < timeline
+  or tonumber(redis.call('HGET', lease, 'term') or 0) < term
+  or head < position
+  or (head == position and head_commands < commands)
+if not is_older then return 0 end
+redis.call('HSET', lease, 'renew', timeline + 1)
+return 1

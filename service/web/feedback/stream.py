@@ -23,7 +23,7 @@ from service.web.feedback.lines import line_blocks
 from service.web.feedback.reading import Reading, read
 from service.web.feedback.submit import Outcome
 from service.web.idempotency import Request, Seen, another_body, new_key
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
 
 ERRORS_TOLD = 100
 
@@ -62,16 +62,14 @@ class Progress:
 
 
 def feed_stream(
-    here: Web, served: Served, stream: IO[bytes], length: int | None, key: str | None
+    here: Web, served: ServedModel, stream: IO[bytes], length: int | None, key: str | None
 ) -> tuple[dict[str, Any], HTTPStatus]:
     """Append the lines of a stream in blocks, in order, and answer what became of them.
 
     A line that is refused is reported with its number and the stream goes on; the others are learned. Where the stream
     ends early the problem carries the counts so far, and the `token` to go on with.
     """
-    with here.waiting.place() as may_wait:
-        if not may_wait:
-            raise Unavailable("too many streams and waiting requests; nothing was appended", retry_after=1)
+    with here.waiting.turn():
         lesson = Lesson(here, served, key)
         try:
             lesson.resume()
@@ -88,7 +86,7 @@ def feed_stream(
 class Lesson:
     """One try at a stream."""
 
-    def __init__(self, here: Web, served: Served, key: str | None) -> None:
+    def __init__(self, here: Web, served: ServedModel, key: str | None) -> None:
         self._here = here
         self._served = served
         self._named = key is not None
@@ -97,10 +95,11 @@ class Lesson:
         self._newest: Seen | None = None  # what is kept with the key, as far as this try knows
         self._ahead: Progress | None = None  # of another try: this one has not read that far yet
         self._progress = Progress()
-        self._position = 0
+        self._position, self._timeline = 0, 0  # of the newest block
         self._learned, self._loss = 0, 0.0
         self._errors: list[dict[str, Any]] = []
         self._expected: set[bytes] = set()  # tokens of blocks whose result has not come
+        self._is_unknown = False  # the newest block was sent and not answered: it may be appended yet
         self._scores = threading.Lock()  # over what the listener's thread changes
 
     # -- lines -----------------------------------------------------------------------------------------------
@@ -178,14 +177,21 @@ class Lesson:
             token,
             lambda appended, duplicates: after(appended, duplicates).to_bytes(),
             self._newest,
+            is_unknown=self._is_unknown,
         )
         wants_result = not self._served.is_late
         if wants_result:
             self._expected.add(token)
-            self._here.waiting.expect(token, self)
-        outcome = self._append_when_there_is_room(draft, request, wants_result)
+            self._here.waiting.expect(self._served.generation, token, self)
+        try:
+            outcome = self._append_when_there_is_room(draft, request, wants_result)
+        except Problem as error:
+            raise request.refusal(error) from error
+        finally:
+            self._is_unknown = request.is_unknown
         if isinstance(outcome, Outcome):
             self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
+            self._timeline = max(self._timeline, outcome.timeline)
         if isinstance(outcome, Seen) or not outcome.rows:
             self._forget(token)
         return outcome
@@ -195,14 +201,14 @@ class Lesson:
     ) -> Outcome | Seen:
         """Append; where the learner is far behind, wait as long as it gets on."""
         while True:
-            step = self._served.replica.step
+            step = self._served.version.step
             try:
                 return self._here.feedback.append(self._served, draft, request, wants_result)
             except TooManyRequests as error:
                 lag: int = error.extra["lag"]
                 enough = max(lag - self._here.settings.max_lag + 1, min(lag, len(draft.block)))
                 timeout = self._here.settings.apply_timeout
-                if not self._served.wait_for(step + enough, timeout) and self._served.replica.step == step:
+                if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], Progress]:
@@ -237,7 +243,7 @@ class Lesson:
             self._loss += float(result.losses[learned].sum())
 
     def _forget(self, token: bytes) -> None:
-        self._here.waiting.forget(token, self)
+        self._here.waiting.forget(self._served.generation, token, self)
         with self._scores:
             self._expected.discard(token)
 
@@ -272,11 +278,11 @@ class Lesson:
         if not done.appended + done.duplicates:
             raise Invalid("the stream is empty")
         timeout = 0 if self._served.is_late else self._here.settings.apply_timeout
-        applied = self._served.wait_for(self._position, timeout)
+        applied = self._served.wait_for(self._position, timeout, self._timeline)
         self._keep_done()
         body = {
             "model": self._served.name,
-            "step": self._served.replica.step,
+            "step": self._served.version.step,
             "position": self._position,
             "applied": done.appended if applied else 0,
             "pending": 0 if applied else done.appended,

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.errors import (
+    Problem,
     StoreFull,
     StoreUnavailable,
     TooManyRequests,
@@ -22,13 +23,11 @@ from service.store.messages import Result
 from service.store.pending import Awaiting
 from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.web.feedback.pressure import Pressure
-from service.web.idempotency import Request, Seen, another_body, body_digest, new_key, vanished
-from service.web.replicas.replica import Served, missing
-from service.web.waiting import Waiting
+from service.web.idempotency import Request, Seen, another_body, body_digest, new_key
+from service.web.replicas.replica import ServedModel, missing
+from service.web.waiting import Waiter, Waiting
 
-# The result usually comes right behind Redis's answer to the append. Whoever waits for it first sleeps once, not twice.
-RESULT_FIRST = 0.1  # seconds
-SEEN_FIRST = 0.005  # where the answer may be that it was seen before, and no result comes
+RESULT_LATE = 0.05  # seconds that a result may come after the model's version that has learned it
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 
 
@@ -38,12 +37,13 @@ class Outcome:
 
     `rows` are the indices, in the request, of those that were appended; `duplicates` maps the others to the position
     they have. `result` is None if it was not waited for or did not come; `applied` then tells whether the model's
-    step is known to have passed `position`.
+    step is known to have passed `position`, in `timeline` or a later one.
     """
 
     position: int
     rows: list[int]
     duplicates: dict[int, int] = field(default_factory=dict)
+    timeline: int = 0
     applied: bool = False
     result: Result | None = None
 
@@ -60,7 +60,7 @@ class Repetition:
 
 
 class Feedback:
-    """Appends observations for one web process, and waits for their results where a place to wait is free."""
+    """Appends observations for one web process, and waits for their results."""
 
     def __init__(self, settings: Settings, links: Links, web: str, waiting: Waiting) -> None:
         self._settings = settings
@@ -74,24 +74,23 @@ class Feedback:
     # -- predictions that await their label -------------------------------------------------------------------
 
     def remember(
-        self, served: Served, ids: list[str], step: int, features: np.ndarray, made: np.ndarray
+        self, served: ServedModel, ids: list[str], step: int, features: np.ndarray, made: np.ndarray
     ) -> None:
         """Remember predictions until their labels come. Raises Unavailable: then nothing is remembered."""
         try:
-            with self._waiting.at_redis():
-                self._check_memory(served, features.nbytes)
-                pending.remember(
-                    *(self._links.mine(), served.name, served.generation, ids, step, features, made),
-                    label_ttl_ms=self._ttl_ms,
-                    label_bytes=self._settings.label_bytes,
-                )
+            self._check_memory(served, features.nbytes)
+            pending.remember(
+                *(self._links.mine(), served.name, served.generation, ids, step, features, made),
+                label_ttl_ms=self._ttl_ms,
+                label_bytes=self._settings.label_bytes,
+            )
         except WrongGeneration as error:
             raise missing(self._links.mine(), served) from error
         except (StoreUnavailable, StoreFull) as error:
             raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
 
     def look_up(
-        self, served: Served, observations: Sequence[Observation]
+        self, served: ServedModel, observations: Sequence[Observation]
     ) -> dict[int, int | Awaiting | None]:
         """What stands for the observations with an id and no features: row -> position, prediction or nothing."""
         rows = [row for row, o in enumerate(observations) if o.features is ABSENT and o.id is not None]
@@ -104,13 +103,11 @@ class Feedback:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         return dict(zip(rows, found, strict=True))
 
-    def draft(self, served: Served, observations: Sequence[Observation], prefix: str) -> Draft:
+    def draft(self, served: ServedModel, observations: Sequence[Observation], prefix: str) -> Draft:
         """The observations of a request, encoded. Raises Invalid, naming the first bad row."""
         found: dict[int, int | Awaiting] = {}
         if any(observation.features is ABSENT for observation in observations):
-            with self._waiting.at_redis():
-                looked_up = self.look_up(served, observations)
-            for row, known in looked_up.items():
+            for row, known in self.look_up(served, observations).items():
                 if known is None:
                     raise gone([row], prefix)
                 found[row] = known
@@ -119,7 +116,7 @@ class Feedback:
     # -- appending -------------------------------------------------------------------------------------------
 
     def submit(
-        self, served: Served, draft: Draft, prefix: str, key: str | None, body: bytes
+        self, served: ServedModel, draft: Draft, prefix: str, key: str | None, body: bytes
     ) -> Outcome | Repetition:
         """Append a draft and wait for its result, at most `apply_timeout` seconds.
 
@@ -130,23 +127,29 @@ class Feedback:
         request = Request(
             token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates), named=key is not None
         )
-        with self._waiting.at_redis() as may_wait, self._waiting.waiter(token) as waiter:
-            wait = may_wait and not served.is_late
-            if wait:
-                patience = RESULT_FIRST if key is None and draft.block.ids is None else SEEN_FIRST
-                request = replace(request, meanwhile=lambda: waiter.wait(patience))
+        with self._waiting.turn(), self._waiting.waiter(served.generation, token) as waiter:
+            timeout = 0.0 if served.is_late else self._settings.apply_timeout
             try:
-                outcome = self.append(served, draft, request, wait)
+                outcome = self.append(served, draft, request, timeout > 0)
             except PredictionGone as error:
-                raise gone(error.rows, prefix) from None
+                raise request.refusal(gone(error.rows, prefix)) from None
+            except Problem as error:
+                raise request.refusal(error) from error
             if isinstance(outcome, Seen):
-                return self._repetition(served, outcome, digest, token, len(draft.block), wait)
-            if wait and outcome.rows:
-                outcome.result = waiter.wait(self._settings.apply_timeout)
-            outcome.applied = outcome.result is not None or served.replica.step >= outcome.position
+                return self._repetition(served, outcome, digest, token, len(draft.block), timeout)
+            self._await(served, outcome, waiter, timeout)
             return outcome
 
-    def keep_answer(self, served: Served, key: str, answer: bytes) -> None:
+    def _await(self, served: ServedModel, outcome: Outcome, waiter: Waiter, timeout: float) -> None:
+        """Wait until this process serves a version that has learned the observations; its result comes before it.
+
+        So whoever has the answer finds the observations in what this process tells next.
+        """
+        outcome.applied = served.wait_for(outcome.position, timeout, outcome.timeline)
+        if outcome.applied and outcome.rows and timeout > 0:
+            outcome.result = waiter.wait(RESULT_LATE)
+
+    def keep_answer(self, served: ServedModel, key: str, answer: bytes) -> None:
         """Keep the answer to the request with this key, for its repetitions. Best effort."""
         try:
             keep_answer(
@@ -161,12 +164,12 @@ class Feedback:
             return
 
     def _repetition(
-        self, served: Served, seen: Seen, digest: bytes, key: bytes, rows: int, wait: bool
+        self, served: ServedModel, seen: Seen, digest: bytes, key: bytes, rows: int, timeout: float
     ) -> Repetition:
         first, _, duplicates = seen.record.removeprefix(b"b").partition(b" ")
         if not seen.record.startswith(b"b") or first != digest:
             raise another_body()
-        applied = served.wait_for(seen.position, self._settings.apply_timeout if wait else 0)
+        applied = served.wait_for(seen.position, timeout)
         appended, answer = rows - int(duplicates), seen.answer
         for _ in range(ANSWER_LOOKS if applied and appended else 0):
             if answer:
@@ -175,12 +178,13 @@ class Feedback:
             answer = kept_answer(self._links.mine(), served.name, key) or b""
         return Repetition(seen.position, appended, int(duplicates), applied, answer or None)
 
-    def append(self, served: Served, draft: Draft, request: Request, wants_result: bool) -> Outcome | Seen:
+    def append(
+        self, served: ServedModel, draft: Draft, request: Request, wants_result: bool
+    ) -> Outcome | Seen:
         """Append the rows of a draft that were not appended before, or find what was done with the key.
 
         Raises PredictionGone, TooManyRequests, Unavailable, OutcomeUnknown, NotFound.
         """
-        request = replace(request, deadline=time.monotonic() + self._settings.redis_timeout)
         rows = range(len(draft.block))
         again = repeated(draft.block)
         while True:
@@ -192,6 +196,7 @@ class Feedback:
                 return self._keep(served, request, position, len(rows)) or Outcome(position, [], known)
             part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
             joined = frozenset(place for place, row in enumerate(fresh) if row in draft.joined)
+            seen = served.version
             wanted = Append(
                 request.token,
                 part,
@@ -199,18 +204,20 @@ class Feedback:
                 request.record(len(fresh), len(rows) - len(fresh)),
                 b"" if request.known is None else request.known.to_bytes(),
                 joined,
-                served.replica.step,
+                seen.step,
+                seen.timeline,
                 self._web if wants_result else "",
             )
             appended = self._append_once(served, wanted, request)
             if appended.position:
+                served.note_entry(appended.position, request.token)
                 places = _positions(again, fresh, appended.position)
-                return Outcome(appended.position, list(fresh), known | places)
+                return Outcome(appended.position, list(fresh), known | places, appended.timeline)
             if appended.seen:
                 return Seen.parse(appended.seen, appended.answer)
             self._adapt(served, draft, fresh, appended)
 
-    def _keep(self, served: Served, request: Request, position: int, duplicates: int) -> Seen | None:
+    def _keep(self, served: ServedModel, request: Request, position: int, duplicates: int) -> Seen | None:
         """Keep with a key that all were duplicates. Returns what is kept with it already, if that is something else.
 
         Raises Unavailable, NotFound.
@@ -230,8 +237,18 @@ class Feedback:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         return None if other is None else Seen.parse(other)
 
-    def _adapt(self, served: Served, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
-        """Change a draft so that what spoke against it does so no more. Raises PredictionGone, TooManyRequests."""
+    def _adapt(self, served: ServedModel, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
+        """Change a draft so that what spoke against it does so no more.
+
+        Raises PredictionGone, TooManyRequests, Unavailable.
+        """
+        if appended.older:
+            served.note_older()
+            raise Unavailable(
+                f"Redis came back older than this process has seen model {served.name}; nothing is appended until a "
+                "learner has started a new timeline",
+                retry_after=1,
+            )
         if appended.lag:
             raise TooManyRequests(
                 f"{appended.lag} observations are not applied yet; at most {self._limits.max_lag} may be "
@@ -248,32 +265,30 @@ class Feedback:
         for place, value in appended.awaiting.items():
             draft.join(fresh[place], Awaiting.parse(value, served.features.width))
 
-    def _append_once(self, served: Served, wanted: Append, request: Request) -> Appended:
+    def _append_once(self, served: ServedModel, wanted: Append, request: Request) -> Appended:
         """Append, and should Redis vanish in the middle, ask again with the same token."""
-        unknown = False
+        deadline = time.monotonic() + self._settings.redis_timeout / 2
         while True:
             try:
                 self._check_memory(served, wanted.block.features.nbytes)
-                appended = append(
-                    *(self._links.mine(), served.name, served.generation, wanted, self._limits),
-                    request.meanwhile,
-                )
-                if unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
-                    return Appended(Seen.parse(appended.seen).position)  # it was carried out the first time
+                appended = append(self._links.mine(), served.name, served.generation, wanted, self._limits)
+                if request.is_unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
+                    # It was carried out the first time.
+                    appended = Appended(Seen.parse(appended.seen).position, wanted.timeline)
+                request.is_unknown = request.is_unknown and not (appended.position or appended.seen)
                 return appended
             except WrongGeneration as error:
                 raise missing(self._links.mine(), served) from error
             except StoreFull as error:
                 raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
             except StoreUnavailable as error:
-                unknown = unknown or error.sent
-                if time.monotonic() < request.deadline - self._settings.redis_timeout / 2:
+                request.is_unknown = request.is_unknown or error.sent
+                if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                outcome = StoreUnavailable(str(error), unknown)
-                raise vanished(outcome, "nothing was appended", request.key.decode()) from error
+                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
 
-    def _check_memory(self, served: Served, size: int) -> None:
+    def _check_memory(self, served: ServedModel, size: int) -> None:
         """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""
         link = self._links.mine()
         try:

@@ -1,4 +1,4 @@
-"""One model in a web process: the newest copy of it, immutable and swapped whole, and how it is read from Redis."""
+"""One model in a web process: its newest version, immutable and swapped whole, and how it is read from Redis."""
 
 import threading
 import time
@@ -15,26 +15,66 @@ from service.replay.commands import Sources
 from service.store import models, snapshots
 from service.store.connection import Link
 from service.store.log import START, LogId
+from service.store.snapshots import Snapshot
+from service.web import loop
 
 LATE = 1.2  # seconds without a heartbeat after which a learner is late
 REPLAY_SECONDS = 5.0  # that a replay takes at most, once it has come to what was published
 
 
 @dataclass(frozen=True)
-class Replica:
-    """A model as it stood at a log id: immutable, swapped whole. What it holds is read when it is first asked for."""
+class Codec:
+    """How a model's rows, labels and predictions are read and written: given by its spec."""
+
+    spec: ModelSpec
+    spec_json: str
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "Codec":
+        """The codec of a spec."""
+        return cls(spec, spec.model_dump_json())
+
+    @cached_property
+    def features(self) -> FeatureEncoder:
+        """Reads rows."""
+        return FeatureEncoder(self.spec)
+
+    @cached_property
+    def labels(self) -> LabelEncoder:
+        """Reads labels, and writes predictions."""
+        return LabelEncoder(self.spec)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A model as it was at a log id: immutable, swapped whole. What it holds is read when it is first asked for."""
 
     timeline: int
     term: int
     log_id: LogId
-    spec: ModelSpec
+    codec: Codec
     metrics_json: bytes
     state: bytes  # that the predictor is made of
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self.codec.spec
+
+    @property
+    def features(self) -> FeatureEncoder:
+        """Reads rows."""
+        return self.codec.features
+
+    @property
+    def labels(self) -> LabelEncoder:
+        """Reads labels, and writes predictions."""
+        return self.codec.labels
 
     @cached_property
     def predictor(self) -> Predictor:
         """Predicts as the model did at this log id."""
-        return Predictor(self.spec, self.state)
+        return Predictor(self.codec.spec, self.state)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -46,55 +86,121 @@ class Replica:
         """How many observations the model has taken."""
         return self.log_id.position
 
+    def has_reached(self, timeline: int, step: int) -> bool:
+        """Whether it is of a timeline or a later one, and of a step or a later one."""
+        return self.timeline >= timeline and self.log_id.position >= step
+
     @property
     def order(self) -> tuple[int, LogId]:
-        """Replicas of one generation are ordered by this, never by arrival."""
+        """Versions of one generation are ordered by this, never by arrival."""
         return self.timeline, self.log_id
 
 
-@dataclass(slots=True)
-class Served:
-    """One model, in one generation: what is fixed, and its newest replica."""
+@dataclass(eq=False, slots=True)
+class ServedModel:
+    """One model, in one generation: what is fixed, its newest version, and what is known of its learner and its log."""
 
     name: str
     generation: bytes
-    spec: ModelSpec
     created: float
-    features: FeatureEncoder
-    labels: LabelEncoder
-    replica: Replica
+    created_by: Codec
+    version: ModelVersion
     lead: models.Lead
-    created_by: str  # the spec that the model was created by, as JSON
-    now: str  # the spec that it is of now
     head: LogId = START  # of the log, when Redis was asked last
     floor: tuple[int, LogId] | None = (
         None  # that other processes may have served before this one had the model
     )
     beat_at: float = field(default_factory=time.monotonic)  # when the learner's heartbeat was seen to move
     behind_since: float | None = None  # when a publication was first seen to be missing
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    mark: tuple[int, bytes] | None = (
+        None  # the newest entry that is known to be in the log: position and token
+    )
+    older_than: int | None = None  # timeline: what was seen in it is not in the log any more
+    _before: tuple[int, LabelEncoder] | None = None  # who writes results up to a position: of the spec before
+    _changing: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: dict[Any, tuple[int, int]] = field(
+        default_factory=dict
+    )  # lock of who waits -> for which timeline and step
 
-    def swap(self, replica: Replica) -> None:
-        """Serve another replica from now on, if it is newer."""
-        with self.changed:
-            if replica.order > self.replica.order and (
-                replica.timeline > self.replica.timeline or replica.term >= self.replica.term
-            ):
-                self.replica = replica
-                self.behind_since = None
-                self.changed.notify_all()
+    @property
+    def replica(self) -> ModelVersion:
+        """The newest version."""
+        return self.version
 
-    def become(self, spec: str) -> None:
-        """Take on the spec of a rebuild, if it is another one. Its features, task and classes are the same."""
-        if spec != self.now:
-            self.now = spec
-            self.spec = ModelSpec.model_validate_json(spec)
-            self.features, self.labels = FeatureEncoder(self.spec), LabelEncoder(self.spec)
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is now."""
+        return self.version.codec.spec
 
-    def wait_for(self, step: int, timeout: float) -> bool:
-        """Wait until the replica has reached a step; False if it has not within `timeout` seconds."""
-        with self.changed:
-            return self.changed.wait_for(lambda: self.replica.step >= step, timeout)
+    @property
+    def features(self) -> FeatureEncoder:
+        """Reads rows: all specs of one model have the same features."""
+        return self.version.codec.features
+
+    @property
+    def labels(self) -> LabelEncoder:
+        """Reads labels, and writes predictions of the newest version."""
+        return self.version.codec.labels
+
+    def labels_at(self, position: int) -> LabelEncoder:
+        """Writes the predictions that were made just before a position was reached."""
+        if self._before is not None and position <= self._before[0]:
+            return self._before[1]
+        return self.version.codec.labels
+
+    def codec_of(self, spec_json: str) -> Codec:
+        """The codec of a spec, the one in use if that is it. "" is the spec that the model was created by."""
+        for codec in (self.version.codec, self.created_by):
+            if (spec_json or self.created_by.spec_json) == codec.spec_json:
+                return codec
+        return Codec(ModelSpec.model_validate_json(spec_json), spec_json)
+
+    def swap(self, version: ModelVersion) -> None:
+        """Serve another version from now on, if it is newer."""
+        with self._changing:
+            now = self.version
+            if version.order <= now.order or (version.timeline == now.timeline and version.term < now.term):
+                return
+            if version.codec.spec_json != now.codec.spec_json:
+                self._before = version.step, now.codec.labels
+            if version.timeline > now.timeline:
+                self.mark = self._before = self.older_than = None
+            self.version = version
+            self.behind_since = None
+            if self.floor is not None and version.order >= self.floor:
+                self.floor = None
+            reached = [lock for lock, wanted in self._waiting.items() if version.has_reached(*wanted)]
+            for lock in reached:
+                del self._waiting[lock]
+        for lock in reached:
+            lock.release()
+
+    def wait_for(self, step: int, timeout: float, timeline: int = 0) -> bool:
+        """Wait until the newest version has reached a step, in a timeline or a later one; False if it takes longer."""
+        if self.version.has_reached(timeline, step):
+            return True
+        if timeout <= 0:
+            return False
+        lock = threading.Lock()  # cheaper than an Event
+        lock.acquire()
+        with self._changing:
+            if self.version.has_reached(timeline, step):
+                return True
+            self._waiting[lock] = timeline, step
+        if lock.acquire(timeout=timeout):
+            return True
+        with self._changing:
+            self._waiting.pop(lock, None)
+        return self.version.has_reached(timeline, step)
+
+    def note_entry(self, position: int, token: bytes) -> None:
+        """Note that the log holds the entry of this token: if it is gone later, Redis came back older."""
+        if self.mark is None or position > self.mark[0]:
+            self.mark = position, token
+
+    def note_older(self) -> None:
+        """Note that the log does not hold what this process has seen of the model."""
+        self.older_than = self.version.timeline
 
     @property
     def has_learner(self) -> bool:
@@ -107,38 +213,55 @@ class Served:
         return time.monotonic() - self.beat_at > LATE
 
 
-def load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Served:
-    """Read a model's newest snapshot; without one, it is as it was created. Raises StoreError."""
-    created_by = ModelSpec.model_validate_json(meta.spec)
-    model, timeline, log_id = _newest(link, name, meta)
-    replica = _replica(model, timeline, log_id)
+def load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> ServedModel:
+    """Read a model's newest snapshot; without one, it is as it was created. Raises StoreError, ModelError."""
+    snapshot = snapshots.load(link, name, meta.generation)
+    created_by, version = loop.run(_read, meta, snapshot, long=True)
     floor = meta.timeline, meta.head
-    encoders = FeatureEncoder(model.spec), LabelEncoder(model.spec)
-    return Served(
-        *(name, meta.generation, model.spec, meta.created, *encoders, replica, lead),
-        created_by=created_by.model_dump_json(),
-        now=model.spec.model_dump_json(),
+    return ServedModel(
+        *(name, meta.generation, meta.created, created_by, version, lead),
         head=meta.head,
-        floor=None if replica.order >= floor else floor,
+        floor=None if version.order >= floor else floor,
     )
 
 
-def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Replica:
+def _read(meta: models.Meta, snapshot: Snapshot | None) -> tuple[Codec, ModelVersion]:
+    """The spec that the model was created by, and its version in a snapshot."""
+    created_by = Codec.of(ModelSpec.model_validate_json(meta.spec))
+    model = _model(meta, snapshot)
+    codec = created_by if model.spec == created_by.spec else Codec.of(model.spec)
+    timeline, log_id = (meta.timeline, START) if snapshot is None else (snapshot.timeline, snapshot.log_id)
+    return created_by, _version(codec, model, timeline, log_id)
+
+
+def _model(meta: models.Meta, snapshot: Snapshot | None) -> OnlineModel:
+    if snapshot is None:
+        return OnlineModel(ModelSpec.model_validate_json(meta.spec))
+    return OnlineModel.from_bytes(snapshot.state)
+
+
+def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> ModelVersion:
+    return ModelVersion(timeline, 0, log_id, codec, to_json(model.metrics()), model.predictor_bytes())
+
+
+def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> ModelVersion:
     """The model as the log has it: from the newest snapshot to the log's end, if that does not take too long.
 
-    For a model that nobody leads: others have served it later than the snapshot. Raises StoreError.
+    For a model that nobody leads: others have served it later than the snapshot. Takes seconds. Raises StoreError.
     """
-    model, _, log_id = _newest(link, name, meta)
+    snapshot = snapshots.load(link, name, meta.generation)
+    model = _model(meta, snapshot)
+    log_id = START if snapshot is None else snapshot.log_id
     deadline = time.monotonic() + REPLAY_SECONDS
     for entry in entries(link, name, log_id, meta.head):
         model = take(model, entry, Sources(link, name))
         log_id = entry.log_id
         if log_id >= lead.published and time.monotonic() > deadline:
             break
-    return _replica(model, meta.timeline, log_id)
+    return _version(Codec.of(model.spec), model, meta.timeline, log_id)
 
 
-def missing(link: Link, served: Served) -> Problem:
+def missing(link: Link, served: ServedModel) -> Problem:
     """What a client is told of a model that Redis has not: NotFound if it was deleted, Unavailable if it was lost."""
     try:
         if models.was_deleted(link, served.generation):
@@ -148,13 +271,5 @@ def missing(link: Link, served: Served) -> Problem:
     return Unavailable(f"Redis has lost model {served.name}; nothing was written", retry_after=1)
 
 
-def _newest(link: Link, name: str, meta: models.Meta) -> tuple[OnlineModel, int, LogId]:
-    """The model as its newest snapshot has it, the snapshot's timeline and its place in the log."""
-    snapshot = snapshots.load(link, name, meta.generation)
-    if snapshot is None:
-        return OnlineModel(ModelSpec.model_validate_json(meta.spec)), meta.timeline, START
-    return OnlineModel.from_bytes(snapshot.state), snapshot.timeline, snapshot.log_id
-
-
-def _replica(model: OnlineModel, timeline: int, log_id: LogId) -> Replica:
-    return Replica(timeline, 0, log_id, model.spec, to_json(model.metrics()), model.predictor_bytes())
+Served = ServedModel
+Replica = ModelVersion

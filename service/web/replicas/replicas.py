@@ -3,15 +3,16 @@
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable
 
-from model import ModelError
-from service.errors import NotFound, StoreError, StoreUnavailable
+from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
 from service.store import lease, models
-from service.store.connection import Link
+from service.store.connection import Link, Links
+from service.store.log import LogId, read_after, token_at
 from service.store.messages import Message, Subscription, Weights, parse_results
-from service.web.replicas.replica import Replica, Served, load, replay
+from service.web import loop
+from service.web.replicas.replica import ModelVersion, ServedModel, load, replay
 from service.web.waiting import Waiting
 
 POLL = 0.25  # seconds between looks at what was published and who leads
@@ -20,26 +21,37 @@ POLL_START = 0.05  # seconds between looks until the models are where others hav
 ALONE = (
     3.0  # seconds without a heartbeat after which a process that starts takes a model along the log itself
 )
+START = (
+    10.0  # seconds after which a process is ready, though some models are not where others have served them
+)
 DEAF = 0.5  # seconds after a republication was asked for within which it must have come
 TICK = 0.25  # seconds that the listener waits at a time
 QUIET = 3.0  # seconds without a message or a sign of life after which a subscription is dead
 STALE = 2.0  # seconds without an answer from Redis after which predictions are called stale
 
+Found = tuple[models.Meta, models.Lead]
+
 
 class Replicas:
-    """All models, kept fresh by two threads: one listens for what is published, one polls for what was missed."""
+    """All models, kept fresh by two threads: one listens for what is published, one polls for what was missed.
 
-    def __init__(self, url: str, timeout: float, web: str, waiting: Waiting) -> None:
-        self._served: dict[str, Served] = {}
-        self._adding = threading.Lock()
+    Whatever is wrong with one model stays with it: it is noted in `troubles`, and the others go on.
+    """
+
+    def __init__(self, links: Links, web: str, waiting: Waiting) -> None:
+        self._served: dict[str, ServedModel] = {}
+        self._busy: set[str] = set()  # models that are being loaded or replayed
+        self._links = links
         self._waiting = waiting
-        self._poll_link = Link(url, timeout)
-        self._subscription = Subscription(Link(url, timeout), web)
+        self._poll_link = Link(links.url, links.timeout)
+        self._connects = 0  # of the poller's link, when the log was last compared with what was seen
+        self._subscription = Subscription(Link(links.url, links.timeout), web)
         self._subscribed = threading.Event()
         self._look = threading.Event()
         self._deaf = threading.Event()  # publications are missing: subscribe anew
         self._ready = threading.Event()
         self._heard_at = 0.0  # monotonic seconds: when something came over the subscription last
+        self._compared_at = 0.0  # monotonic seconds: when the models were first compared with Redis
         self._lost: set[str] = set()  # models that Redis has lost
         self.troubles: dict[str, str] = {}  # what is wrong in Redis, by model
         self.counts: Counter[str] = Counter()  # what went wrong with Redis, by kind, since the start
@@ -54,11 +66,6 @@ class Replicas:
         """Start both threads. Weights are subscribed to before a model is loaded."""
         for thread in self._threads:
             thread.start()
-
-    def stop(self) -> None:
-        """Let both threads end."""
-        self._stopped.set()
-        self._look.set()
 
     @property
     def ready(self) -> bool:
@@ -79,28 +86,45 @@ class Replicas:
         """Whether newer weights may have been missed, because Redis does not answer."""
         return self.age > STALE
 
-    def all(self) -> list[Served]:
+    def all(self) -> list[ServedModel]:
         """The models that are served, by name."""
         return [self._served[name] for name in sorted(self._served)]
 
-    def get(self, name: str) -> Served | None:
+    def get(self, name: str) -> ServedModel | None:
         """A model by name; None if none of this name is known here."""
         return self._served.get(name)
 
-    def add(self, name: str, link: Link) -> Served:
-        """Load a model from Redis, also in place of one of another generation. Raises NotFound, StoreError."""
+    def add(self, name: str) -> ServedModel:
+        """Load a model from Redis, also in place of one of another generation.
+
+        Raises NotFound, StoreUnavailable; Unavailable for a model that cannot be loaded.
+        """
+        link = self._links.mine()
         found = models.describe(link, [name])[name]
         if found is None:
             self._served.pop(name, None)
             raise NotFound(f"there is no model {name!r}")
         meta, lead = found
-        with self._adding:
-            served = self._served.get(name)
-            if served is None or served.generation != meta.generation:
-                served = self._served[name] = load(link, name, meta, lead)
+        served = self._served.get(name)
+        if served is not None and served.generation == meta.generation:
+            return served
+        try:
+            served = load(link, name, meta, lead)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            trouble = f"{type(error).__name__}: {error}"
+            self._note(name, trouble, "unreadable")
+            raise Unavailable(f"model {name} cannot be loaded: {trouble}", retry_after=10) from error
+        known = self._served.get(name)  # somebody else may have loaded it meanwhile
+        if known is not None and known.generation == meta.generation:
+            return known
+        if self.ready:
+            served.floor = None
+        self._served[name] = served
         return served
 
-    def lost(self, name: str) -> Served | None:
+    def lost(self, name: str) -> ServedModel | None:
         """The model of this name if Redis has lost it."""
         return self._served.get(name) if name in self._lost else None
 
@@ -148,24 +172,33 @@ class Replicas:
                 pinged = True
 
     def _handle(self, message: Message) -> None:
-        if message.kind == "results":
-            for result in parse_results(message.payload):
-                self._waiting.deliver(result)
-        elif message.kind == "event":
+        if message.kind == "event":
             self._look.set()
-        elif message.kind == "weights":
-            self._receive_weights(message.model, Weights.from_bytes(message.payload))
+            return
+        try:
+            if message.kind == "results":
+                for result in parse_results(message.payload):
+                    self._waiting.deliver(result)
+            elif message.kind == "weights":
+                self._receive_weights(message.model, Weights.from_bytes(message.payload))
+        except Exception as error:  # noqa: BLE001 - one message that cannot be read; a poll makes up for it
+            log.error(
+                "a message that cannot be read", kind=message.kind, model=message.model, error=str(error)
+            )
 
     def _receive_weights(self, name: str, weights: Weights) -> None:
         served = self._served.get(name)
         if served is None or served.generation != weights.generation:
             self._look.set()
             return
-        if (weights.timeline, weights.log_id) <= served.replica.order:
+        if (weights.timeline, weights.log_id) <= served.version.order:
             return
-        served.become(weights.spec.decode() or served.created_by)
-        place = weights.timeline, weights.term, weights.log_id
-        served.swap(Replica(*place, served.spec, weights.metrics, weights.predictor))
+        codec = served.codec_of(weights.spec.decode())
+        served.swap(
+            ModelVersion(
+                *(weights.timeline, weights.term, weights.log_id, codec, weights.metrics, weights.predictor)
+            )
+        )
 
     # -- polling ---------------------------------------------------------------------------------------------
 
@@ -175,8 +208,8 @@ class Replicas:
             try:
                 self._compare()
                 self.contact_at = time.monotonic()
-                if all(served.floor is None for served in self.all()):
-                    self._ready.set()
+                self._compared_at = self._compared_at or self.contact_at
+                self._see_whether_ready()
             except StoreUnavailable:
                 pass
             except Exception:  # noqa: BLE001 - a bug must not leave this process deaf
@@ -184,22 +217,32 @@ class Replicas:
             self._look.wait(POLL + POLL_MODEL * len(self._served) if self.ready else POLL_START)
             self._look.clear()
 
+    def _see_whether_ready(self) -> None:
+        """A process is ready when each model is where others have served it, or has had its time."""
+        waited = time.monotonic() - self._compared_at
+        if waited > START or not (self._busy or any(served.floor is not None for served in self.all())):
+            self._ready.set()
+
     def _compare(self) -> None:
         """Compare with Redis: models that came or went, heartbeats, and what was published and not received."""
         names = models.names(self._poll_link)
         for served in self.all():
             if served.name not in names:
                 self._gone(served)
+        reconnected = self._poll_link.connects != self._connects
         now = time.monotonic()
         for name, found in models.describe(self._poll_link, list(names)).items():
             try:
+                if reconnected:
+                    self._check_mark(name, found)
                 self._compare_one(name, found, now)
             except StoreUnavailable:
                 raise
-            except (StoreError, ModelError, ValueError) as error:  # the others are compared all the same
+            except Exception as error:  # noqa: BLE001 - the others are compared all the same
                 self._note(name, f"{type(error).__name__}: {error}", "unreadable")
+        self._connects = self._poll_link.connects
 
-    def _compare_one(self, name: str, found: tuple[models.Meta, models.Lead] | None, now: float) -> None:
+    def _compare_one(self, name: str, found: Found | None, now: float) -> None:
         served = self._served.get(name)
         if found is None:
             if served is not None:
@@ -210,44 +253,69 @@ class Replicas:
         if served is not None and served.generation != meta.generation:
             self._gone(served)
         if served is None or served.generation != meta.generation:
-            with suppress(NotFound):
-                self.add(name, self._poll_link)
+            self._beside(name, self._load, name)
             return
         beats = (lead.term, lead.counter) != (served.lead.term, served.lead.counter)
         if beats:
             served.beat_at = now
+        is_older = self._is_older(served, meta, lead)
         served.lead, served.head = lead, meta.head
+        if is_older:
+            return
         if served.floor is not None:
             self._reach(served, meta, beats)
-        newest = served.replica
-        if (meta.timeline, meta.head) < newest.order and self._is_older(served, meta, newest):
-            return
         self._note(name, lead.failure, "failed")
-        if (meta.timeline, lead.published) > newest.order:
+        if (meta.timeline, lead.published) > served.version.order:
             self._ask_again(served, now)
 
-    def _reach(self, served: Served, meta: models.Meta, beats: bool) -> None:
-        """See whether a model is where others have served it, before this process does. With no learner, go there."""
-        lead, newest = served.lead, served.replica.order
-        assert served.floor is not None
-        there = newest >= served.floor or bool(lead.failure)
-        # So far a learner is alive, and nobody can have got more from it.
-        there = there or (beats and newest >= (meta.timeline, lead.published))
-        if not there and time.monotonic() - served.beat_at < ALONE:
+    def _beside(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """Do something that takes long for one model, beside the others' poll."""
+        if name in self._busy:
             return
-        if not there:
-            log.warning(
-                "no learner: this process replays the log", model=served.name, step=served.replica.step
-            )
+        self._busy.add(name)
+
+        def guarded() -> None:
             try:
-                served.swap(replay(self._poll_link, served.name, meta, lead))
-            except StoreUnavailable:
-                raise
-            except (StoreError, ModelError) as error:  # the snapshot is better than nothing
-                log.error("the log cannot be replayed", model=served.name, error=str(error))
+                work(*arguments)
+            except (StoreUnavailable, Problem):
+                pass  # the next poll tries again; a trouble is noted
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is wrong with this model alone
+                self._note(name, f"{type(error).__name__}: {error}", "unreadable")
+            finally:
+                self._busy.discard(name)
+                self._look.set()
+
+        loop.spawn(guarded)
+
+    def _load(self, name: str) -> None:
+        self.add(name)
+        self.troubles.pop(name, None)
+
+    def _reach(self, served: ServedModel, meta: models.Meta, beats: bool) -> None:
+        """See whether a model is where others have served it, before this process does. With no learner, go there."""
+        lead, newest = served.lead, served.version.order
+        assert served.floor is not None
+        # So far a learner is alive, and nobody can have got more from it.
+        alive = beats and newest >= (meta.timeline, lead.published)
+        if newest >= served.floor or lead.failure or alive:
+            served.floor = None
+        elif time.monotonic() - served.beat_at >= ALONE:
+            self._beside(served.name, self._replay, served, meta, lead)
+
+    def _replay(self, served: ServedModel, meta: models.Meta, lead: models.Lead) -> None:
+        """Take a model along the log to where others have served it."""
+        log.warning("no learner: this process replays the log", model=served.name, step=served.version.step)
+        try:
+            served.swap(
+                loop.run(_replay, self._links.url, self._links.timeout, served.name, meta, lead, long=True)
+            )
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - the snapshot is better than nothing
+            log.error("the log cannot be replayed", model=served.name, error=str(error))
         served.floor = None
 
-    def _ask_again(self, served: Served, now: float) -> None:
+    def _ask_again(self, served: ServedModel, now: float) -> None:
         """Ask for what was published and has not arrived. If nothing at all comes then, subscribe anew."""
         lease.ask_republication(self._poll_link, served.name, served.generation)
         if served.behind_since is None:
@@ -258,7 +326,7 @@ class Replicas:
                 self._deaf.set()
             served.behind_since = now
 
-    def _gone(self, served: Served) -> None:
+    def _gone(self, served: ServedModel) -> None:
         """A model is gone from Redis: deleted, or lost. One that was lost is still served as it was, and told of."""
         found = models.describe(self._poll_link, [served.name])[served.name]
         if found is not None and found[0].generation == served.generation:
@@ -269,13 +337,43 @@ class Replicas:
             self._lost.add(served.name)
             self._note(served.name, "Redis has lost this model: it came back empty or older", "lost")
 
-    def _is_older(self, served: Served, meta: models.Meta, newest: Replica) -> bool:
-        """Whether the log ends before what this process has seen. Then the learner is to start a new timeline."""
-        order = newest.timeline, newest.log_id
-        older = lease.ask_new_timeline(self._poll_link, served.name, served.generation, *order)
+    # -- a Redis that came back older --------------------------------------------------------------------------
+
+    def _check_mark(self, name: str, found: Found | None) -> None:
+        """After a reconnect: see whether the log still holds the newest entry that was seen in it."""
+        served = self._served.get(name)
+        if served is None or found is None or served.generation != found[0].generation or not served.mark:
+            return
+        position, token = served.mark
+        meta = found[0]
+        if meta.timeline > served.version.timeline:
+            return
+        at = LogId(position, 0)
+        there = token_at(self._poll_link, name, at)
+        if there is None:
+            # Trimmed, if what comes after it comes right after it; else it was never in this log.
+            oldest = read_after(self._poll_link, name, LogId(0, 0), 1)
+            if meta.head >= at and oldest and oldest[0].log_id > at:
+                return
+        if there != token:
+            served.note_older()
+
+    def _is_older(self, served: ServedModel, meta: models.Meta, lead: models.Lead) -> bool:
+        """Whether the log is older than what this process has seen. Then the learner is asked for a new timeline."""
+        seen = served.version
+        if served.older_than is not None and meta.timeline > served.older_than:
+            served.older_than = None
+        term = max(seen.term, served.lead.term) if meta.timeline <= seen.timeline else 0
+        is_gone = served.older_than is not None
+        if not is_gone and (meta.timeline, meta.head) >= seen.order and lead.term >= term:
+            return False
+        # Redis may have gone on since it was asked: it looks again before it asks.
+        sight = lease.Sight(seen.timeline, seen.log_id, term, is_gone)
+        older = lease.ask_new_timeline(self._poll_link, served.name, served.generation, sight)
         if older:
-            seen = f"it was seen at {newest.log_id}, the log ends at {meta.head}"
-            self._note(served.name, f"Redis came back older: {seen}", "older")
+            served.note_older()
+            what = f"this process has seen the model at {seen.log_id}, the log of Redis ends at {meta.head}"
+            self._note(served.name, f"Redis came back older: {what}", "older")
         return older
 
     def _note(self, name: str, trouble: str, kind: str) -> None:
@@ -286,3 +384,12 @@ class Replicas:
             self.troubles[name] = trouble
             self.counts[kind] += 1
             log.error("trouble with a model", model=name, trouble=trouble)
+
+
+def _replay(url: str, timeout: float, name: str, meta: models.Meta, lead: models.Lead) -> ModelVersion:
+    """A replay with a connection of its own: it runs in a thread beside the loop."""
+    link = Link(url, timeout)
+    try:
+        return replay(link, name, meta, lead)
+    finally:
+        link.close()

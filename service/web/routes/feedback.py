@@ -82,7 +82,7 @@ def told(served: Served, outcome: Outcome, rows: int) -> tuple[dict[str, Any], H
     result = outcome.result
     body = {
         "model": served.name,
-        "step": result.position if result else served.replica.step,
+        "step": served.version.step,
         "position": outcome.position,
         "applied": len(outcome.rows) if outcome.applied else 0,
         "pending": 0 if outcome.applied else len(outcome.rows),
@@ -105,7 +105,7 @@ def _results(served: Served, outcome: Outcome, rows: int) -> list[dict[str, Any]
     """For each row of the request: the prediction made before learning it, or that it is a duplicate."""
     result = outcome.result
     assert result is not None
-    predictions = served.labels.decode(result.predictions)
+    predictions = served.labels_at(outcome.position).decode(result.predictions)
     losses, skips = result.losses.tolist(), result.skipped.tolist()
     results: list[dict[str, Any]] = [
         {"duplicate": True, "position": outcome.duplicates.get(row, 0)} for row in range(rows)

@@ -54,7 +54,7 @@ def create(name: str) -> Response:
     retrains = "" if schedule is None else schedule.model_dump_json()
     due = schedules.first_due(link, schedule)
     outcome, _ = models.create(link, name, spec.model_dump_json().encode(), retrains, due)
-    served = here.replicas.add(name, link)
+    served = here.replicas.add(name)
     if outcome == "different":
         if request.args.get("rebuild") == "true":
             return _rebuild(here, served, spec, raw)

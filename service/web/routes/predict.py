@@ -24,12 +24,12 @@ def predict(name: str) -> Response:
         check_ids(body.ids, len(body.instances))
     replica = replica_at(served, body.min_step, here)
     try:
-        features = served.features.encode(body.instances)
+        features = replica.features.encode(body.instances)
     except RowError as error:
         place = f"/instances/{error.row}{error.pointer}"
         raise Invalid(f"{place}: {error.detail}", [(place, error.detail)]) from None
     made = replica.predictor.predict(features)
-    predictions = served.labels.decode(made)
+    predictions = replica.labels.decode(made)
     if body.ids is not None:
         here.feedback.remember(served, body.ids, replica.step, features, made)
         predictions = [{"id": known, **made} for known, made in zip(body.ids, predictions, strict=True)]
@@ -57,12 +57,12 @@ def check_ids(ids: list[str], rows: int) -> None:
 
 def replica_at(served: Served, min_step: int | None, here: Web) -> Replica:
     """The newest replica, which is waited for if a least step is asked for. Raises Unavailable."""
-    if min_step is None or served.replica.step >= min_step:
-        return served.replica
-    with here.waiting.place() as may_wait:
-        if may_wait and served.wait_for(min_step, here.settings.apply_timeout):
-            return served.replica
-    raise Unavailable(f"the model is at step {served.replica.step}, not yet at {min_step}", retry_after=1)
+    if min_step is None or served.version.step >= min_step:
+        return served.version
+    with here.waiting.turn():
+        if served.wait_for(min_step, here.settings.apply_timeout):
+            return served.version
+    raise Unavailable(f"the model is at step {served.version.step}, not yet at {min_step}", retry_after=1)
 
 
 def position(here: Web, replica: Replica) -> dict[str, Any]:

@@ -5,6 +5,7 @@ local function keep_answer(answers, slot, bytes, key, value, most)
     slot, bytes = 1 - slot, 0
     redis.call('UNLINK', KEYS[answers + slot])
   end
+  redis.call('HDEL', KEYS[answers + 1 - slot], key)  -- an older value there would be found first
   redis.call('HSET', KEYS[answers + slot], key, value)
   redis.call('HSET', KEYS[1], 'answers', slot, 'answers_bytes', bytes + #key + #value + 40)
 end

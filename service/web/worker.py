@@ -1,0 +1,229 @@
+"""gunicorn's worker for Freshet: gevent's, with connections spread over the processes and a reload without a gap.
+
+All processes accept from one socket. Whoever has more connections than another leaves the next one to it. The counts
+are in memory that the processes share; it is made where gunicorn's master imports this file, before it forks.
+
+At a reload the old processes go on accepting until the new ones are ready. Then they answer what they have, each with
+`Connection: close`, close what is idle, and go.
+"""
+
+import mmap
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import gevent
+from gevent.pool import Pool
+from gevent.socket import wait_read
+from gunicorn.http import get_parser
+from gunicorn.http.errors import NoMoreData
+from gunicorn.sock import ssl_context
+from gunicorn.util import close_graceful
+from gunicorn.workers.ggevent import GeventWorker
+
+TICK = 0.1  # seconds between looks at whether to stop
+LOOK = 0.001  # seconds that another process gets to accept a connection
+LOOKS = 10  # then this one takes it: the other is busy
+IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
+SPARE_FILES = 256  # open files of a process beside its clients' connections
+_SLOTS = 256  # workers that may live at the same time
+
+
+class Board:
+    """What the processes of one server know of each other: who serves, and how many connections it has."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8 * (_SLOTS + 1))  # survives a fork and is shared
+        self._numbers = memoryview(self._memory).cast("q")  # 0: does not serve, else connections + 1
+
+    def note(self, age: int, connections: int | None) -> None:
+        """Note how many connections a worker has; None: it does not serve."""
+        self._numbers[age % _SLOTS] = 0 if connections is None else connections + 1
+
+    def fewest(self) -> int:
+        """The fewest connections that a serving worker has."""
+        return min((number for number in self._numbers[:_SLOTS].tolist() if number), default=1) - 1
+
+    def serving_after(self, age: int) -> int:
+        """How many of the workers that were started after one of this age serve."""
+        return sum(self._numbers[later % _SLOTS] > 0 for later in range(age + 1, age + _SLOTS // 2))
+
+    @property
+    def reloaded_at(self) -> int:
+        """The age of the youngest worker when the server was last asked to reload."""
+        return self._numbers[_SLOTS]
+
+    @reloaded_at.setter
+    def reloaded_at(self, age: int) -> None:
+        self._numbers[_SLOTS] = age
+
+
+board = Board()
+
+
+def on_reload(server: Any) -> None:
+    """gunicorn's hook, in its master: what is started from now on replaces what is there."""
+    board.reloaded_at = server.worker_age
+
+
+def child_exit(_server: Any, worker: "Worker") -> None:
+    """gunicorn's hook, in its master: a worker is gone."""
+    board.note(worker.age, None)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """One web process."""
+
+    def init_process(self) -> None:
+        """Raise the limit of open files to what the connections need, then start."""
+        self.alive: bool = True
+        self.worker_connections: int = self.cfg.worker_connections
+        self._leaving = False
+        self._give_up_at = 0.0  # when the processes that replace this one are no longer waited for
+        self._idle: dict[
+            Any, float
+        ] = {}  # connections between two requests, longest idle first -> since when
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self.worker_connections + SPARE_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+            self.worker_connections = max(16, min(self.worker_connections, most - SPARE_FILES))
+        super().init_process()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Stop when what is under way is done. Only sets a flag: it runs in a signal's handler."""
+        self._leaving = True
+
+    def run(self) -> None:
+        """Serve until asked to stop, then answer what is there."""
+        self._pool = Pool(self.worker_connections)
+        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        accepting = [gevent.spawn(self._accept, listener) for listener in self.sockets]
+        self._note()
+        while self.alive and not (self._leaving and self._is_replaced()):
+            self.notify()
+            gevent.sleep(TICK)
+        board.note(self.age, None)
+        gevent.killall(accepting)
+        for listener in self.sockets:
+            listener.close()
+        self.alive = False  # answers say `Connection: close` from now on
+        self._drain()
+
+    def _is_replaced(self) -> bool:
+        """Whether others serve in this process's place; at a stop, nobody is to."""
+        if self.age > board.reloaded_at:
+            return True
+        now = time.monotonic()
+        self._give_up_at = self._give_up_at or now + self.cfg.graceful_timeout / 2
+        return now > self._give_up_at or board.serving_after(board.reloaded_at) >= self.cfg.workers
+
+    def _drain(self) -> None:
+        """Wait until all connections are closed, at most `graceful_timeout`; those that stay idle are closed."""
+        until = time.monotonic() + self.cfg.graceful_timeout
+        started = time.monotonic()
+        while self._pool and time.monotonic() < until:
+            now = time.monotonic()
+            for client, since in list(self._idle.items()):
+                if now - max(since, started) > IDLE_GRACE:
+                    _end(client)
+            self.notify()
+            self._pool.join(timeout=TICK)
+        if self._pool:
+            self.log.warning("closed %d connections that were still busy", len(self._pool))
+            self._pool.kill(block=True, timeout=1)
+
+    # -- accepting -------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: Any) -> None:
+        listener.settimeout(0.0)
+        while True:
+            wait_read(listener.fileno())
+            self._give_way()
+            try:
+                client, address = listener.accept()
+            except BlockingIOError:
+                continue  # another process was faster
+            except OSError as error:  # out of files: some must be closed first
+                self.log.warning("cannot accept a connection: %s", error)
+                self._end_longest_idle()
+                gevent.sleep(TICK)
+                continue
+            if self._pool.full():
+                self._end_longest_idle()
+            self._pool.spawn(self._serve, listener, client, address)
+            self._note()
+
+    def _give_way(self) -> None:
+        """Leave a connection to a process that has fewer, if it comes for it soon."""
+        for _ in range(LOOKS):
+            if len(self._pool) <= board.fewest():
+                return
+            gevent.sleep(LOOK)
+
+    def _end_longest_idle(self) -> None:
+        client = next(iter(self._idle), None)
+        if client is not None:
+            _end(client)
+
+    def _note(self) -> None:
+        board.note(self.age, len(self._pool))
+
+    # -- serving ---------------------------------------------------------------------------------------------
+
+    def _serve(self, listener: Any, client: Any, address: Any) -> None:
+        try:
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
+            self.handle(listener, client, address)
+        except OSError as error:
+            self.log.debug("no TLS: %s", error)
+            client.close()
+        finally:
+            # One less as soon as it is closed; this greenlet itself is still counted.
+            if self.alive:
+                board.note(self.age, len(self._pool) - 1)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Answer the requests of one connection."""
+        request = None
+        try:
+            client.setblocking(1)
+            parser = get_parser(self.cfg, client, addr)
+            name = listener.getsockname()
+            while True:
+                request = None
+                with self._between_requests(client):
+                    request = next(parser)
+                if request is None:
+                    break
+                self.handle_request(name, request, client, addr)
+        except (StopIteration, NoMoreData, ConnectionError) as error:
+            self.log.debug("a connection has ended: %s", error)
+        except gevent.GreenletExit:
+            pass
+        except OSError as error:
+            self.log.debug("a connection broke: %s", error)
+        except Exception as error:  # noqa: BLE001 - what is wrong with one connection stays with it
+            self.handle_error(request, client, addr, error)
+        finally:
+            close_graceful(client)
+
+    @contextmanager
+    def _between_requests(self, client: Any) -> Iterator[None]:
+        self._idle[client] = time.monotonic()
+        try:
+            with gevent.Timeout(self.cfg.keepalive, False):
+                yield
+        finally:
+            self._idle.pop(client, None)
+
+
+def _end(client: Any) -> None:
+    """Let a connection that waits for a request see its end."""
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_RD)

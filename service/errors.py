@@ -1,7 +1,39 @@
-"""The service's errors. This is the only place that knows which error is which HTTP status."""
+"""The service's errors.
 
-from http import HTTPStatus
-from typing import Any
+ServiceError
+├── SettingsError            a setting is unknown or bad
+├── DataFolderInUse          another server has the data folder open
+├── CannotListen             the address to serve on is taken, or not of this machine
+├── CannotStart              a process of the server does not come up
+├── StoreError               Redis
+│   ├── StoreUnavailable     did not answer
+│   ├── StoreFull            refuses writes
+│   ├── StoreMisconfigured   of a version or with a setting that breaks the promises
+│   ├── WrongGeneration      the model was deleted, or deleted and created again
+│   ├── TermLost             another learner leads the model
+│   ├── LogGap               the log does not follow on the state
+│   ├── BlobGone             what a command names is not stored any more
+│   ├── CommandRefused       a command in the log cannot be carried out
+│   ├── LogCrowded           too many commands in the log
+│   └── KeyUsed              an Idempotency-Key comes again with something else
+└── Problem                  told to the client, with the fields that are bad
+    ├── BadRequest           the body cannot be read
+    ├── Invalid              the body was read; a field in it is bad
+    ├── Unauthorized         no API key, or one that is not known
+    ├── Forbidden            the API key may not do this
+    ├── NotFound
+    ├── Conflict
+    ├── TooLarge             the body is over a limit
+    ├── WrongMediaType       the body is of a type that is not read
+    ├── Misdirected          the request was meant for another host, or comes from another site
+    ├── TooManyRequests      the learner is too far behind
+    ├── Unavailable          not now; nothing was written
+    └── OutcomeUnknown       Redis vanished in the middle of an append
+
+`service.web.problems` has the HTTP status of each.
+"""
+
+from typing import Any, Self
 
 
 class ServiceError(Exception):
@@ -73,13 +105,11 @@ class KeyUsed(StoreError):
 
 
 class Problem(ServiceError):
-    """An error that a client is told about, as RFC 9457 describes.
+    """An error that a client is told about.
 
-    `errors` are the bad fields: (JSON pointer, what is wrong). `extra` are further members of the document.
+    `errors` are the bad fields: (JSON pointer, what is wrong). `retry_after` is in seconds. `extra` are further
+    members of the answer.
     """
-
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    type = "about:blank"
 
     def __init__(
         self,
@@ -98,65 +128,52 @@ class Problem(ServiceError):
 class BadRequest(Problem):
     """The body cannot be read."""
 
-    status = HTTPStatus.BAD_REQUEST
+
+class Invalid(Problem):
+    """The body was read; a field in it is bad."""
+
+    @classmethod
+    def at(cls, pointer: str, detail: str, *others: str) -> Self:
+        """The field at a JSON pointer is bad, and with the same `detail` those at `others`."""
+        errors = [(place, detail) for place in (pointer, *others)]
+        return cls(f"{pointer or 'the body'}: {detail}", errors)
 
 
 class Unauthorized(Problem):
     """No API key came with the request, or one that is not known."""
 
-    status = HTTPStatus.UNAUTHORIZED
-
 
 class Forbidden(Problem):
     """The API key may not do this."""
-
-    status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(Problem):
     """No such model, job or path."""
 
-    status = HTTPStatus.NOT_FOUND
-
 
 class Conflict(Problem):
-    """The name is taken by something else."""
-
-    status = HTTPStatus.CONFLICT
+    """The name is taken by something else, or something else is under way."""
 
 
 class TooLarge(Problem):
-    """The body is over the limit."""
-
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    """The body is over a limit."""
 
 
 class WrongMediaType(Problem):
-    """The body is not of a type that is read here."""
-
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    """The body is of a type that is not read here."""
 
 
-class Invalid(Problem):
-    """The body was read; a field in it is bad."""
-
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
+class Misdirected(Problem):
+    """The request was meant for another host, or comes from a page of another site."""
 
 
 class TooManyRequests(Problem):
     """The learner is too far behind; nothing was written."""
 
-    status = HTTPStatus.TOO_MANY_REQUESTS
-
 
 class Unavailable(Problem):
     """Not now; nothing was written."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-
 
 class OutcomeUnknown(Problem):
     """Redis vanished in the middle of an append: retry with the token."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    type = "urn:freshet:problem:outcome-unknown"

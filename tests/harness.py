@@ -44,11 +44,17 @@ class Api:
     def __call__(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """Send `body` as JSON; bytes are sent as they are."""
-        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        """Send `body` as JSON; bytes are sent as they are, an iterator of bytes in chunks."""
+        return Answer(self.raw(method, path, body, headers))
+
+    def raw(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer as it came."""
         sent = {"Content-Type": "application/json", **(headers or {})}
-        response = self._pool.request(method, self.base + path, body=raw, headers=sent)
-        return Answer(response)
+        if not isinstance(body, bytes | Iterator | None):
+            body = json.dumps(body).encode()
+        return self._pool.request(method, self.base + path, body=body, headers=sent)
 
     def close(self) -> None:
         """Close its connections."""

@@ -83,7 +83,7 @@ class Retraining(Strict):
                 f"{rows} observations in the log's window, {training} of them for training; "
                 f"a retraining needs {LEAST_ROWS}, of which {LEAST_ROWS // 2} for training"
             )
-            raise Invalid(f"/window: {detail}", [("/window", detail)])
+            raise Invalid.at("/window", detail)
         return training, validation
 
 

@@ -74,8 +74,7 @@ def order(
     except StoreUnavailable as error:
         raise vanished(error, "nothing was changed", token.decode()) from error
     if log_id is None:
-        detail = f"there is no checkpoint {checkpoint!r}"
-        raise Invalid(f"/checkpoint: {detail}", [("/checkpoint", detail)])
+        raise Invalid.at("/checkpoint", f"there is no checkpoint {checkpoint!r}")
     done = _wait(here, served, log_id)
     if done:
         _check_refusal(here, served, log_id, token)

@@ -8,10 +8,11 @@ from typing import Any, cast
 from flask import Response, current_app, request
 from pydantic_core import to_json
 
-from service.errors import Invalid, Unavailable, WrongMediaType
+from service.errors import Invalid, Problem, Unavailable, WrongMediaType
 from service.settings import Settings
 from service.store.connection import Links
 from service.web.access import Access
+from service.web.bodies import RequestBody
 from service.web.feedback.submit import Feedback
 from service.web.idempotency import NAME
 from service.web.replicas.replica import ServedModel
@@ -67,14 +68,32 @@ def json_body() -> bytes:
         raise WrongMediaType(
             f"send application/json, not {request.mimetype or 'nothing'}; curl: -H 'Content-Type: application/json'"
         )
-    return request.get_data(cache=False)
+    return raw_body()
+
+
+def raw_body(most: int | None = None, setting: str = "FRESHET_MAX_BODY_BYTES") -> bytes:
+    """The body of the current request, at most so many bytes. Raises TooLarge, BadRequest."""
+    body = request_body()
+    try:
+        return body.whole(web().settings.max_body_bytes if most is None else most, setting)
+    except Problem:
+        body.drain()
+        raise
+
+
+def request_body() -> RequestBody:
+    """The body of the current request, not yet read. Raises WrongMediaType if it is compressed."""
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        raise WrongMediaType(f"send the body without Content-Encoding, not as {coding}")
+    return RequestBody(request.environ)
 
 
 def idempotency_key() -> str | None:
     """The key that the current request brings. Raises Invalid."""
     key = request.headers.get(NAME)
     if key is not None and not 1 <= len(key) <= 128:
-        raise Invalid(f"{NAME}: 1 to 128 characters", [(NAME, "1 to 128 characters")])
+        raise Invalid.at(NAME, "1 to 128 characters")
     return key
 
 

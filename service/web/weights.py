@@ -11,6 +11,7 @@ from model import ModelSpec
 from model.parameters import layout_of, named_views
 from model.state import LARGEST
 from service.errors import BadRequest, Invalid
+from service.schemas import pointer
 
 HEADER_BYTES = 8  # that tell the length of the header of a safetensors file
 
@@ -68,4 +69,4 @@ def _check_entry(name: str, entry: Any, shape: list[int]) -> None:
 
 
 def _refused(name: str, what: str) -> Invalid:
-    return Invalid(f"{name}: {what}", [(f"/{name}", what)])
+    return Invalid.at(pointer(name), what)

@@ -71,8 +71,7 @@ def encode(
         ids = [observation.id for observation in observations]
 
     def where(row: int, part: str, detail: str) -> Invalid:
-        place = (prefix and f"{prefix}/{row}") + f"/{part}"
-        return Invalid(f"{place}: {detail}", [(place, detail)])
+        return Invalid.at((prefix and f"{prefix}/{row}") + f"/{part}", detail)
 
     rows = (
         [row for row in range(len(observations)) if row not in found] if found else range(len(observations))
@@ -112,7 +111,7 @@ def _joined(block: Block, rows: list[int], found: Mapping[int, int | Awaiting]) 
 
 def gone(rows: list[int], prefix: str) -> Invalid:
     places = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
-    return Invalid(f"{places[0]}: {NO_PREDICTION}", [(place, NO_PREDICTION) for place in places])
+    return Invalid.at(places[0], NO_PREDICTION, *places[1:])
 
 
 def repeated(block: Block) -> dict[int, int]:

@@ -1,6 +1,8 @@
-"""Reading lines as observations: what is to be appended, and which lines are refused, and why."""
+"""Reading a part of a stream as observations: what is to be appended, and which lines are refused, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 from pydantic import ValidationError
 
@@ -9,15 +11,82 @@ from service.schemas import Observation, problem
 from service.store.pending import Awaiting
 from service.web.feedback.drafts import NO_PREDICTION, Draft, encode
 from service.web.feedback.submit import Feedback
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
 
 
 @dataclass(slots=True)
 class Reading:
-    """Some lines as they were read: what is to be appended (None: nothing), and (line number, why) of the refused."""
+    """A part as it was read: what is to be appended (None: nothing), and (line number, why) of the refused lines.
+
+    `numbers` are the lines of the draft's rows.
+    """
 
     draft: Draft | None
-    refused: list[tuple[int, str]]
+    numbers: Sequence[int]
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Part(Protocol):
+    """Some lines of a stream, or rows of a table: `number` is that of the first one, from 1."""
+
+    @property
+    def number(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> Self:
+        """The lines from `start` up to `stop`, counted from 0."""
+
+    def to_bytes(self) -> bytes:
+        """What is hashed of them, so that a repetition is recognised; the slices' bytes one behind the other."""
+
+    def read(self, feedback: Feedback, served: ServedModel) -> Reading:
+        """Read them as observations. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some lines of NDJSON."""
+
+    number: int
+    lines: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def slice(self, start: int, stop: int) -> "Lines":
+        """The lines from `start` up to `stop`, counted from 0."""
+        return Lines(self.number + start, self.lines[start:stop])
+
+    def to_bytes(self) -> bytes:
+        """The lines, each with its end."""
+        return b"".join(line + b"\n" for line in self.lines)
+
+    def read(self, feedback: Feedback, served: ServedModel) -> Reading:
+        """Read them as observations. Raises Unavailable."""
+        refused: list[tuple[int, str]] = []
+        good = self._parsed(refused)
+        found = feedback.look_up(served, [line.observation for line in good])
+        for row, known in found.items():
+            good[row].found = known
+            if known is None:
+                refused.append((good[row].number, f"/id: {NO_PREDICTION}"))
+        good = [line for row, line in enumerate(good) if found.get(row, 0) is not None]
+        try:
+            return _reading(served, good, refused)
+        except Invalid:  # some row is bad: try each alone
+            good = [line for line in good if _is_good(served, line, refused)]
+            return _reading(served, good, refused)
+
+    def _parsed(self, refused: list[tuple[int, str]]) -> list["_Line"]:
+        good = []
+        for place, line in enumerate(self.lines, self.number):
+            if line and not line.isspace():
+                try:
+                    good.append(_Line(place, Observation.model_validate_json(line)))
+                except ValidationError as error:
+                    refused.append((place, problem(error).detail))
+        return good
 
 
 @dataclass(slots=True)
@@ -29,41 +98,14 @@ class _Line:
     found: int | Awaiting | None = None
 
 
-def read(feedback: Feedback, served: Served, number: int, lines: list[bytes]) -> Reading:
-    """Read lines, of which the first has this number. Raises Unavailable."""
-    refused: list[tuple[int, str]] = []
-    good = _parsed(number, lines, refused)
-    found = feedback.look_up(served, [line.observation for line in good])
-    for row, known in found.items():
-        good[row].found = known
-        if known is None:
-            refused.append((good[row].number, f"/id: {NO_PREDICTION}"))
-    good = [line for row, line in enumerate(good) if found.get(row, 0) is not None]
-    try:
-        return Reading(_encoded(served, good), refused)
-    except Invalid:  # some row is bad: try each alone
-        good = [line for line in good if _is_good(served, line, refused)]
-        return Reading(_encoded(served, good), refused)
-
-
-def _parsed(number: int, lines: list[bytes], refused: list[tuple[int, str]]) -> list[_Line]:
-    good = []
-    for place, line in enumerate(lines, number):
-        if line and not line.isspace():
-            try:
-                good.append(_Line(place, Observation.model_validate_json(line)))
-            except ValidationError as error:
-                refused.append((place, problem(error).detail))
-    return good
-
-
-def _encoded(served: Served, lines: list[_Line]) -> Draft | None:
-    """The lines as a draft; None if there are none. Raises Invalid."""
+def _reading(served: ServedModel, lines: list[_Line], refused: list[tuple[int, str]]) -> Reading:
+    """The lines as a draft. Raises Invalid."""
     found = {row: line.found for row, line in enumerate(lines) if line.found is not None}
-    return encode(served, [line.observation for line in lines], found) if lines else None
+    draft = encode(served, [line.observation for line in lines], found) if lines else None
+    return Reading(draft, [line.number for line in lines], sorted(refused))
 
 
-def _is_good(served: Served, line: _Line, refused: list[tuple[int, str]]) -> bool:
+def _is_good(served: ServedModel, line: _Line, refused: list[tuple[int, str]]) -> bool:
     try:
         encode(served, [line.observation], {} if line.found is None else {0: line.found}, "")
     except Invalid as error:

@@ -1,4 +1,4 @@
-"""Feedback as a stream of NDJSON lines: read and appended in blocks as they arrive, without waiting for results.
+"""Feedback as a stream of lines or tables: read and appended in parts as they arrive.
 
 How far a stream has come is kept with its key, by the script that appends, in one step with each block: the number of
 the last line and a hash of all lines up to it. A retry with the same key goes on after that line, whatever became of
@@ -6,26 +6,41 @@ the first try, and several tries at once share the work: no line is appended twi
 """
 
 import hashlib
-import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from operator import itemgetter
-from typing import IO, Any
+from typing import Any, Literal
 
-from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests, Unavailable
+from service.errors import Conflict, Invalid, Problem, ServiceError, StoreError, TooManyRequests, Unavailable
 from service.store.appending import keep, kept
-from service.store.messages import Result
+from service.web import problems
 from service.web.context import Web
 from service.web.feedback.drafts import Draft, PredictionGone
-from service.web.feedback.lines import line_blocks
-from service.web.feedback.reading import Reading, read
+from service.web.feedback.reading import Part, Reading
+from service.web.feedback.results import mean_loss, row_results
 from service.web.feedback.submit import Outcome
 from service.web.idempotency import Request, Seen, another_body, new_key
 from service.web.replicas.replica import ServedModel
+from service.web.waiting import Waiter
 
 ERRORS_TOLD = 100
+AHEAD = {"each": 8, "blocks": 8, "none": 1000}
+"""Blocks whose result has not come, at most, by what is told of results."""
+
+Results = Literal["each", "blocks", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a stream is taken: whether a bad line stops it, and what is told of results while it is read."""
+
+    stop_on_error: bool = False
+    results: Results = "none"
+    key: str | None = None  # the client's Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +76,57 @@ class Progress:
         )
 
 
-def feed_stream(
-    here: Web, served: ServedModel, stream: IO[bytes], length: int | None, key: str | None
-) -> tuple[dict[str, Any], HTTPStatus]:
-    """Append the lines of a stream in blocks, in order, and answer what became of them.
+@dataclass(slots=True)
+class Sent:
+    """A part of the stream that was appended or refused, and the wait for its result, if there is one."""
 
-    A line that is refused is reported with its number and the stream goes on; the others are learned. Where the stream
-    ends early the problem carries the counts so far, and the `token` to go on with.
+    part: Part
+    reading: Reading
+    outcome: Outcome
+    token: bytes = b""
+    waiter: Waiter | None = None
+
+
+def upload_stream(
+    context: Web,
+    served: ServedModel,
+    parts: Iterable[Part],
+    options: StreamOptions,
+    is_idle: Callable[[], bool] = lambda: False,
+) -> Iterator[list[dict[str, Any]]]:
+    """Append a stream part by part, in order. Yields what is told of each, if results are asked for, and the end last.
+
+    Where the client sends nothing more for now (`is_idle`), what it sent is told of before more is read.
+
+    A line that is refused is reported with its number and the stream goes on, or it stops there. Where the stream ends
+    early the problem carries the counts so far, and the `token` to go on with. What was appended until then stays.
     """
-    with here.waiting.turn():
-        lesson = Lesson(here, served, key)
+    with context.waiting.turn():
+        upload = StreamUpload(context, served, options)
         try:
-            lesson.resume()
-            for number, lines in line_blocks(stream, length, here.settings.max_line_bytes):
-                lesson.add(number, lines)
-            return lesson.told()
-        except Problem as error:
-            error.extra = lesson.counts() | error.extra
-            raise
+            upload.resume()
+            for part in parts:
+                upload.add(part)
+                yield from upload.records(wait=options.results != "none" and is_idle())
+                upload.check()
+            yield from upload.records(wait=True)
+            yield [upload.end()]
+        except ServiceError as error:
+            problem = problems.of(error)
+            problem.extra = upload.counts() | problem.extra
+            raise problem from error
         finally:
-            lesson.close()
+            upload.close()
 
 
-class Lesson:
+class StreamUpload:
     """One try at a stream."""
 
-    def __init__(self, here: Web, served: ServedModel, key: str | None) -> None:
-        self._here = here
+    def __init__(self, context: Web, served: ServedModel, options: StreamOptions) -> None:
+        self._context = context
         self._served = served
-        self._named = key is not None
-        self._key = key or new_key()
+        self._options = options
+        self._key = options.key or new_key()
         self._hash = hashlib.blake2b(digest_size=12)  # of the lines so far
         self._newest: Seen | None = None  # what is kept with the key, as far as this try knows
         self._ahead: Progress | None = None  # of another try: this one has not read that far yet
@@ -98,61 +134,72 @@ class Lesson:
         self._position, self._timeline = 0, 0  # of the newest block
         self._learned, self._loss = 0, 0.0
         self._errors: list[dict[str, Any]] = []
-        self._expected: set[bytes] = set()  # tokens of blocks whose result has not come
         self._is_unknown = False  # the newest block was sent and not answered: it may be appended yet
-        self._scores = threading.Lock()  # over what the listener's thread changes
+        self._sent: deque[Sent] = deque()  # in order
+        self._bad: tuple[int, str] | None = None  # the line that stops the stream, and why
 
     # -- lines -----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Find out how far earlier tries have come. Raises Invalid, Unavailable."""
-        if not self._named:
+        if self._options.key is None:
             return
         try:
-            value = kept(self._here.links.mine(), self._served.name, self._key.encode())
+            value = kept(self._context.links.mine(), self._served.name, self._key.encode())
         except StoreError as error:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         if value is not None:
             self._follow(Seen.parse(value))
 
-    def add(self, number: int, lines: list[bytes]) -> None:
-        """Append some lines, of which the first has this number."""
-        number, lines = self._skip(number, lines)
-        while lines:
+    def add(self, part: Part) -> None:
+        """Append some lines."""
+        part = self._skip(part)
+        while len(part):
+            reading = part.read(self._context.feedback, self._served)
+            if reading.refused and self._options.stop_on_error:
+                self._bad = reading.refused[0]
+                part = part.slice(0, self._bad[0] - part.number)
+                continue
             hashed = self._hash.copy()
-            hashed.update(b"\n".join(lines) + b"\n")
-            reading = read(self._here.feedback, self._served, number, lines)
-            after = self._after(reading, number + len(lines) - 1, hashed.hexdigest())
+            hashed.update(part.to_bytes())
+            after = self._after(reading, part.number + len(part) - 1, hashed.hexdigest())
             try:
-                outcome = self._append(reading, after)
+                sent = self._append(part, reading, after)
             except PredictionGone:
                 continue  # the lines are read again, and refused now
-            if isinstance(outcome, Seen):
-                self._follow(outcome)
-                number, lines = self._skip(number, lines)
+            if isinstance(sent, Seen):
+                self._follow(sent)
+                part = self._skip(part)
                 continue
             self._hash = hashed
-            self._progress = after(len(outcome.rows), len(outcome.duplicates))
-            self._position = max(self._position, outcome.position)
-            self._tell_of(reading.refused)
+            self._progress = after(len(sent.outcome.rows), len(sent.outcome.duplicates))
+            self._position = max(self._position, sent.outcome.position)
+            self._note_errors(reading.refused)
+            self._sent.append(sent)
             return
 
-    def _skip(self, number: int, lines: list[bytes]) -> tuple[int, list[bytes]]:
+    def check(self) -> None:
+        """Raise Invalid if a bad line stops the stream."""
+        if self._bad is not None:
+            number, detail = self._bad
+            raise Invalid(f"line {number}: {detail}", [(f"line {number}", detail)], line=number)
+
+    def _skip(self, part: Part) -> Part:
         """The lines that no other try has appended. Raises Invalid if the others were not these."""
         ahead = self._ahead
         if ahead is None:
-            return number, lines
-        if ahead.lines >= number:
-            known = lines[: ahead.lines - number + 1]
-            self._hash.update(b"\n".join(known) + b"\n")
-            number, lines = number + len(known), lines[len(known) :]
-        if number <= ahead.lines:
-            return number, lines
-        if self._hash.hexdigest() != ahead.digest or (ahead.done and lines):
+            return part
+        if ahead.lines >= part.number:
+            known = part.slice(0, ahead.lines - part.number + 1)
+            self._hash.update(known.to_bytes())
+            part = part.slice(len(known), len(part))
+        if part.number <= ahead.lines:
+            return part
+        if self._hash.hexdigest() != ahead.digest or (ahead.done and len(part)):
             raise another_body()
         if not ahead.done:
             self._ahead = None
-        return number, lines
+        return part
 
     def _follow(self, seen: Seen) -> None:
         """Go on from where another try has come to. Raises Invalid, Conflict."""
@@ -161,16 +208,14 @@ class Lesson:
             raise Conflict("another request with this Idempotency-Key goes on with the stream", retry_after=1)
         self._newest, self._ahead, self._progress = seen, ahead, ahead
         self._position = max(self._position, seen.position)
-        with self._scores:
-            self._learned, self._loss = ahead.learned, ahead.loss
+        self._learned, self._loss = ahead.learned, ahead.loss
 
     # -- appending -------------------------------------------------------------------------------------------
 
-    def _append(self, reading: Reading, after: Callable[[int, int], Progress]) -> Outcome | Seen:
+    def _append(self, part: Part, reading: Reading, after: Callable[[int, int], Progress]) -> Sent | Seen:
         """Append what was read. `after` is given how many were appended and how many were duplicates."""
-        draft = reading.draft
-        if draft is None:
-            return Outcome(self._position, [])
+        if reading.draft is None:
+            return Sent(part, reading, Outcome(self._position, []))
         token = f"{self._key}\0{after(0, 0).lines}".encode()
         request = Request(
             self._key.encode(),
@@ -179,22 +224,24 @@ class Lesson:
             self._newest,
             is_unknown=self._is_unknown,
         )
-        wants_result = not self._served.is_late
-        if wants_result:
-            self._expected.add(token)
-            self._here.waiting.expect(self._served.generation, token, self)
+        waiter = None if self._served.is_late else Waiter()
+        if waiter is not None:
+            self._context.waiting.expect(self._served.generation, token, waiter)
+        outcome = None
         try:
-            outcome = self._append_when_there_is_room(draft, request, wants_result)
+            outcome = self._append_when_there_is_room(reading.draft, request, waiter is not None)
         except Problem as error:
             raise request.refusal(error) from error
         finally:
             self._is_unknown = request.is_unknown
-        if isinstance(outcome, Outcome):
-            self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
-            self._timeline = max(self._timeline, outcome.timeline)
-        if isinstance(outcome, Seen) or not outcome.rows:
-            self._forget(token)
-        return outcome
+            if not isinstance(outcome, Outcome) or not outcome.rows:
+                self._forget(token, waiter)
+                waiter = None
+        if isinstance(outcome, Seen):
+            return outcome
+        self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
+        self._timeline = max(self._timeline, outcome.timeline)
+        return Sent(part, reading, outcome, token, waiter)
 
     def _append_when_there_is_room(
         self, draft: Draft, request: Request, wants_result: bool
@@ -203,18 +250,17 @@ class Lesson:
         while True:
             step = self._served.version.step
             try:
-                return self._here.feedback.append(self._served, draft, request, wants_result)
+                return self._context.feedback.append(self._served, draft, request, wants_result)
             except TooManyRequests as error:
                 lag: int = error.extra["lag"]
-                enough = max(lag - self._here.settings.max_lag + 1, min(lag, len(draft.block)))
-                timeout = self._here.settings.apply_timeout
+                enough = max(lag - self._context.settings.max_lag + 1, min(lag, len(draft.block)))
+                timeout = self._context.settings.apply_timeout
                 if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], Progress]:
         """What is kept with the key once the lines up to `last` are appended."""
-        with self._scores:
-            before = replace(self._progress, learned=self._learned, loss=self._loss)
+        before = replace(self._progress, learned=self._learned, loss=self._loss)
 
         def after(appended: int, duplicates: int) -> Progress:
             return replace(
@@ -228,29 +274,69 @@ class Lesson:
 
         return after
 
-    def _tell_of(self, refused: list[tuple[int, str]]) -> None:
-        for number, detail in sorted(refused)[: ERRORS_TOLD - len(self._errors)]:
+    def _note_errors(self, refused: list[tuple[int, str]]) -> None:
+        for number, detail in refused[: ERRORS_TOLD - len(self._errors)]:
             self._errors.append({"line": number, "detail": detail})
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def deliver(self, result: Result) -> None:
-        """Take the result of a block. Called in the listener's thread."""
-        learned = ~result.skipped
-        with self._scores:
-            self._expected.discard(result.token)
-            self._learned += int(learned.sum())
-            self._loss += float(result.losses[learned].sum())
+    def records(self, wait: bool) -> Iterator[list[dict[str, Any]]]:
+        """What is told of each part whose result has come, in order; with `wait`, of all that were sent."""
+        deadline = time.monotonic() + self._context.settings.apply_timeout
+        while self._sent:
+            sent = self._sent[0]
+            if sent.waiter is None:
+                sent.outcome.applied = self._served.wait_for(sent.outcome.position, 0, sent.outcome.timeline)
+            else:
+                must_wait = wait or len(self._sent) > AHEAD[self._options.results]
+                timeout = max(0.0, deadline - time.monotonic()) if must_wait else 0.0
+                self._context.feedback.await_result(self._served, sent.outcome, sent.waiter, timeout)
+                if not sent.outcome.applied and not must_wait:
+                    return
+                self._forget(sent.token, sent.waiter)
+            self._sent.popleft()
+            self._count(sent.outcome)
+            if self._options.results == "each":
+                yield self._of_lines(sent)
+            elif self._options.results == "blocks":
+                yield [self._of_block(sent)]
 
-    def _forget(self, token: bytes) -> None:
-        self._here.waiting.forget(self._served.generation, token, self)
-        with self._scores:
-            self._expected.discard(token)
+    def _count(self, outcome: Outcome) -> None:
+        """Count a part whose result has come, or is waited for no longer."""
+        if outcome.result is not None:
+            learned = ~outcome.result.skipped
+            self._learned += int(learned.sum())
+            self._loss += float(outcome.result.losses[learned].sum())
+
+    def _of_lines(self, sent: Sent) -> list[dict[str, Any]]:
+        told = {number: {"line": number, "error": detail} for number, detail in sent.reading.refused}
+        results = row_results(
+            self._served.labels_at(sent.outcome.position), sent.outcome, len(sent.reading.numbers)
+        )
+        for number, result in zip(sent.reading.numbers, results, strict=True):
+            told[number] = {"line": number, **result}
+        return [told[number] for number in sorted(told)]
+
+    def _of_block(self, sent: Sent) -> dict[str, Any]:
+        outcome = sent.outcome
+        return {
+            "lines": sent.part.number + len(sent.part) - 1,
+            "position": outcome.position,
+            "applied": len(outcome.rows) if outcome.applied else 0,
+            "pending": 0 if outcome.applied else len(outcome.rows),
+            "duplicates": len(outcome.duplicates),
+            "rejected": len(sent.reading.refused),
+            "loss": mean_loss(outcome.result),
+        }
+
+    def _forget(self, token: bytes, waiter: Waiter | None) -> None:
+        if waiter is not None:
+            self._context.waiting.forget(self._served.generation, token, waiter)
 
     def close(self) -> None:
         """Expect no results any more."""
-        for token in list(self._expected):
-            self._forget(token)
+        for sent in self._sent:
+            self._forget(sent.token, sent.waiter)
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -265,7 +351,7 @@ class Lesson:
             "token": self._key,
         }
 
-    def told(self) -> tuple[dict[str, Any], HTTPStatus]:
+    def end(self) -> dict[str, Any]:
         """What the client is told at the end; waits until all is applied. Raises Invalid if no line was good."""
         if self._ahead is not None and not self._ahead.done:
             raise another_body()  # a shorter one
@@ -276,8 +362,8 @@ class Lesson:
             errors = [(f"line {error['line']}", error["detail"]) for error in self._errors]
             raise Invalid("every line was refused", errors, rejected=done.rejected)
         if not done.appended + done.duplicates:
-            raise Invalid("the stream is empty")
-        timeout = 0 if self._served.is_late else self._here.settings.apply_timeout
+            raise Invalid.at("", "the stream is empty")
+        timeout = 0 if self._served.is_late else self._context.settings.apply_timeout
         applied = self._served.wait_for(self._position, timeout, self._timeline)
         self._keep_done()
         body = {
@@ -290,25 +376,26 @@ class Lesson:
             "rejected": done.rejected,
             "loss": self._loss / self._learned if self._learned else None,
         }
+        if self._options.results != "none":
+            body |= {"status": HTTPStatus.OK if applied else HTTPStatus.ACCEPTED, "token": self._key}
         if self._errors:
             body["errors"] = sorted(self._errors, key=itemgetter("line"))
-        return body, HTTPStatus.OK if applied else HTTPStatus.ACCEPTED
+        return body
 
     def _keep_done(self) -> None:
         """Keep with a client's key that the stream ends here, and its loss. Best effort."""
-        if not self._named or self._newest is None or self._ahead is not None:
+        if self._options.key is None or self._newest is None or self._ahead is not None:
             return
-        with self._scores:
-            done = replace(
-                self._progress,
-                digest=self._hash.hexdigest(),
-                learned=self._learned,
-                loss=self._loss,
-                done=True,
-            )
+        done = replace(
+            self._progress,
+            digest=self._hash.hexdigest(),
+            learned=self._learned,
+            loss=self._loss,
+            done=True,
+        )
         value = Seen(self._newest.position, done.to_bytes())
         with suppress(StoreError):
             keep(
-                *(self._here.links.mine(), self._served.name, self._served.generation, self._key.encode()),
-                *(self._newest.to_bytes(), value.to_bytes(), self._here.settings.answer_bytes),
+                *(self._context.links.mine(), self._served.name, self._served.generation, self._key.encode()),
+                *(self._newest.to_bytes(), value.to_bytes(), self._context.settings.answer_bytes),
             )

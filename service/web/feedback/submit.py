@@ -137,16 +137,16 @@ class Feedback:
                 raise request.refusal(error) from error
             if isinstance(outcome, Seen):
                 return self._repetition(served, outcome, digest, token, len(draft.block), timeout)
-            self._await(served, outcome, waiter, timeout)
+            self.await_result(served, outcome, waiter, timeout)
             return outcome
 
-    def _await(self, served: ServedModel, outcome: Outcome, waiter: Waiter, timeout: float) -> None:
+    def await_result(self, served: ServedModel, outcome: Outcome, waiter: Waiter, timeout: float) -> None:
         """Wait until this process serves a version that has learned the observations; its result comes before it.
 
         So whoever has the answer finds the observations in what this process tells next.
         """
         outcome.applied = served.wait_for(outcome.position, timeout, outcome.timeline)
-        if outcome.applied and outcome.rows and timeout > 0:
+        if outcome.applied and outcome.rows and not served.is_late:
             outcome.result = waiter.wait(RESULT_LATE)
 
     def keep_answer(self, served: ServedModel, key: str, answer: bytes) -> None:

@@ -4,7 +4,6 @@ A model of numbers takes one tensor `features` of shape (rows, features). Any mo
 feature, by its name, of shape (rows) or (rows, 1); one that is left out is missing.
 """
 
-import math
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -19,7 +18,8 @@ from model.errors import RowError
 from model.feature_spec import FeatureSpec
 from service.errors import BadRequest, Invalid, NotFound, Problem, WrongMediaType
 from service.schemas import Strict, parse
-from service.web.context import answer, web
+from service.web import problems
+from service.web.context import answer, raw_body, web
 from service.web.protocols.tensors import DATATYPES, Tensor, read_binary, read_json, written
 from service.web.replicas.replica import Served
 from service.web.routes.predict import check_rows, position, replica_at
@@ -65,10 +65,7 @@ class InferenceRequest(Strict):
 @routes.errorhandler(Problem)
 def tell(problem: Problem) -> Response:
     """An error in the protocol's form."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(math.ceil(problem.retry_after))}
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return answer({"error": problem.detail}, problem.status, headers)
+    return answer({"error": problem.detail}, problems.status_of(problem), problems.headers_of(problem))
 
 
 @routes.get("/")
@@ -154,7 +151,7 @@ def _model(name: str, number: str) -> Served:
 def _read_request() -> tuple[InferenceRequest, bytes]:
     """The request's JSON and the raw tensors behind it."""
     header = request.headers.get(HEADER)
-    body = request.get_data(cache=False)
+    body = raw_body()
     if header is None:
         if request.mimetype not in ("application/json", "", "application/octet-stream"):
             raise WrongMediaType(f"send application/json, not {request.mimetype}")

@@ -1,7 +1,5 @@
 """TensorFlow Serving's REST predict call: rows or columns in, raw numbers out."""
 
-import math
-from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response
@@ -10,6 +8,7 @@ from pydantic import ConfigDict
 from model.errors import RowError
 from service.errors import Invalid, NotFound, Problem
 from service.schemas import Strict, parse
+from service.web import problems
 from service.web.context import answer, json_body, web
 from service.web.routes.predict import check_rows
 
@@ -31,10 +30,7 @@ class PredictBody(Strict):
 @routes.errorhandler(Problem)
 def tell(problem: Problem) -> Response:
     """An error in TensorFlow Serving's form."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(math.ceil(problem.retry_after))}
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return answer({"error": problem.detail}, problem.status, headers)
+    return answer({"error": problem.detail}, problems.status_of(problem), problems.headers_of(problem))
 
 
 @routes.post("/models/<name>:predict")

@@ -1,19 +1,22 @@
 """Feedback: one observation, a list, or a stream of lines."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
 from service.errors import Problem
 from service.schemas import parse_feedback
-from service.web.context import answer, idempotency_key, json_body, web
-from service.web.feedback.lines import drain
-from service.web.feedback.stream import feed_stream
+from service.web.context import Web, answer, idempotency_key, json_body, request_body, web
+from service.web.feedback.reading import Lines
+from service.web.feedback.results import mean_loss, row_results
+from service.web.feedback.stream import Results, StreamOptions, upload_stream
 from service.web.feedback.submit import Outcome, Repetition
-from service.web.replicas.replica import Served
+from service.web.lines import line_blocks
+from service.web.replicas.replica import ServedModel
 from service.web.routes.predict import check_rows
+from service.web.streaming import LINES, choice, lines_at_once, stream_answer
 
 routes = Blueprint("feedback", __name__)
 ANSWER_BYTES = 1024
@@ -23,28 +26,44 @@ ANSWER_BYTES = 1024
 @routes.post("/v1/models/<name>/feedback")
 def feedback(name: str) -> Response:
     """Learn from labelled observations, each exactly once."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
+    if request.mimetype == LINES:
+        return _stream(context, served)
     key = idempotency_key()
-    if request.mimetype == "application/x-ndjson":
-        request.max_content_length = None
-        try:
-            return answer(*feed_stream(here, served, request.stream, request.content_length, key))
-        except Problem:
-            drain(request.stream, request.environ.get("gunicorn.socket"))
-            raise
     raw = json_body()
     observations = parse_feedback(raw)
-    check_rows(len(observations), here, "/observations")
+    check_rows(len(observations), context, "/observations")
     prefix = _prefix(raw)
-    draft = here.feedback.draft(served, observations, prefix)
-    outcome = here.feedback.submit(served, draft, prefix, key, raw)
+    draft = context.feedback.draft(served, observations, prefix)
+    outcome = context.feedback.submit(served, draft, prefix, key, raw)
     if isinstance(outcome, Repetition):
         return _repeated(served, outcome)
-    body, status = told(served, outcome, len(observations))
+    body, status = to_response(served, outcome, len(observations))
     if key is not None and outcome.applied and outcome.rows:
-        here.feedback.keep_answer(served, key, _kept(body))
+        context.feedback.keep_answer(served, key, _kept(body))
     return answer(body, status)
+
+
+def _stream(context: Web, served: ServedModel) -> Response:
+    """Learn from a stream."""
+    options = StreamOptions(
+        choice("on_error", ("skip", "stop")) == "stop",
+        cast(Results, choice("results", ("none", "blocks", "each"))),
+        idempotency_key(),
+    )
+    body = request_body()
+    blocks = line_blocks(body.pieces(), context.settings.max_line_bytes, lines_at_once(served.spec))
+    parts = (Lines(number, lines) for number, lines in blocks)
+    records = upload_stream(context, served, parts, options, body.is_idle)
+    if options.results != "none":
+        return stream_answer(records, body)
+    try:
+        [[end]] = records
+    except Problem:
+        body.drain()
+        raise
+    return answer(end, HTTPStatus.ACCEPTED if end["pending"] else HTTPStatus.OK)
 
 
 def _prefix(raw: bytes) -> str:
@@ -58,7 +77,7 @@ def _kept(body: dict[str, Any]) -> bytes:
     return whole if len(whole) <= ANSWER_BYTES else to_json({**body, "results": None})
 
 
-def _repeated(served: Served, repetition: Repetition) -> Response:
+def _repeated(served: ServedModel, repetition: Repetition) -> Response:
     """The first answer again; as far as it is known, where it was never given."""
     if repetition.answer is not None:
         first = {name: value for name, value in from_json(repetition.answer).items() if value is not None}
@@ -77,7 +96,7 @@ def _repeated(served: Served, repetition: Repetition) -> Response:
     return answer(body, HTTPStatus.OK if repetition.applied else HTTPStatus.ACCEPTED)
 
 
-def told(served: Served, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:
+def to_response(served: ServedModel, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:
     """What a client is told of an outcome: 200 if it is applied, 202 if it will be."""
     result = outcome.result
     body = {
@@ -88,35 +107,8 @@ def told(served: Served, outcome: Outcome, rows: int) -> tuple[dict[str, Any], H
         "pending": 0 if outcome.applied else len(outcome.rows),
         "duplicates": len(outcome.duplicates),
         "rejected": 0,
-        "loss": None,
+        "loss": mean_loss(result),
     }
     if result is not None:
-        # Lists: for the usual single observation NumPy's calls would cost more than all of this.
-        skipped = result.skipped.tolist()
-        finite = [
-            loss for loss, left_out in zip(result.losses.tolist(), skipped, strict=True) if not left_out
-        ]
-        body["loss"] = sum(finite) / len(finite) if finite else None
-        body["results"] = _results(served, outcome, rows)
+        body["results"] = row_results(served.labels_at(outcome.position), outcome, rows)
     return body, HTTPStatus.OK if outcome.applied else HTTPStatus.ACCEPTED
-
-
-def _results(served: Served, outcome: Outcome, rows: int) -> list[dict[str, Any]]:
-    """For each row of the request: the prediction made before learning it, or that it is a duplicate."""
-    result = outcome.result
-    assert result is not None
-    predictions = served.labels_at(outcome.position).decode(result.predictions)
-    losses, skips = result.losses.tolist(), result.skipped.tolist()
-    results: list[dict[str, Any]] = [
-        {"duplicate": True, "position": outcome.duplicates.get(row, 0)} for row in range(rows)
-    ]
-    first = outcome.position - len(outcome.rows) + 1
-    for index, row in enumerate(outcome.rows):
-        results[row] = {
-            "position": first + index,
-            "prediction": predictions[index],
-            "loss": None if skips[index] else losses[index],
-        }
-        if skips[index]:
-            results[row]["skipped"] = True
-    return results

@@ -72,9 +72,7 @@ def patch(name: str) -> Response:
     body = parse(Patch, json_body())
     given = body.model_fields_set
     if not given:
-        raise Invalid(
-            "nothing to change: give learning_rate, clip_norm or retrain", [("", "nothing to change")]
-        )
+        raise Invalid.at("", "nothing to change: give learning_rate, clip_norm or retrain")
     if body.retrain is not None:
         retrain.check_limits(here, body.retrain.job, "/retrain/job")
     changes = {field: getattr(body, field) for field in sorted(given - {"retrain"})}
@@ -93,7 +91,7 @@ def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response
         # As JSON: to Python [0, 1] and [false, true] are equal.
         if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
             detail = "a rebuild keeps task, features, classes and targets as they are"
-            raise Invalid(f"/{field}: {detail}", [(f"/{field}", detail)])
+            raise Invalid.at(f"/{field}", detail)
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(here, served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
@@ -188,7 +186,7 @@ def _spec(raw: bytes, here: Web) -> ModelSpec:
     limit = here.settings.max_parameters
     if spec.parameter_count > limit:
         detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"
-        raise Invalid(f"/layers: {detail}", [("/layers", detail)])
+        raise Invalid.at("/layers", detail)
     return spec
 
 

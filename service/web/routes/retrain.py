@@ -42,7 +42,7 @@ def check_limits(here: Web, body: Retraining, prefix: str = "") -> None:
     limit = here.settings.max_epochs
     if body.epochs > limit:
         detail = f"{body.epochs} epochs; at most {limit} are allowed (FRESHET_MAX_EPOCHS)"
-        raise Invalid(f"{prefix}/epochs: {detail}", [(f"{prefix}/epochs", detail)])
+        raise Invalid.at(f"{prefix}/epochs", detail)
 
 
 def check_rows(here: Web, served: Served, body: Retraining) -> None:

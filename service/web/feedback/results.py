@@ -1,0 +1,42 @@
+"""What a client is told of appended observations."""
+
+from typing import Any
+
+from model import LabelEncoder
+from service.store.messages import Result
+from service.web.feedback.submit import Outcome
+
+
+def row_results(labels: LabelEncoder, outcome: Outcome, rows: int) -> list[dict[str, Any]]:
+    """For each row of a request: the prediction made before learning it, or that it is a duplicate or pending."""
+    results: list[dict[str, Any]] = [
+        {"duplicate": True, "position": outcome.duplicates.get(row, 0)} for row in range(rows)
+    ]
+    first, result = outcome.position - len(outcome.rows) + 1, outcome.result
+    if result is None:
+        for index, row in enumerate(outcome.rows):
+            results[row] = {"position": first + index}
+            if not outcome.applied:
+                results[row]["pending"] = True
+        return results
+    predictions = labels.decode(result.predictions)
+    losses, skips = result.losses.tolist(), result.skipped.tolist()
+    for index, row in enumerate(outcome.rows):
+        results[row] = {
+            "position": first + index,
+            "prediction": predictions[index],
+            "loss": None if skips[index] else losses[index],
+        }
+        if skips[index]:
+            results[row]["skipped"] = True
+    return results
+
+
+def mean_loss(result: Result | None) -> float | None:
+    """The mean loss of the rows that were learned; None if none was, or it is not known."""
+    if result is None:
+        return None
+    # Lists: for the usual single observation NumPy's calls would cost more than all of this.
+    losses, skips = result.losses.tolist(), result.skipped.tolist()
+    finite = [loss for loss, skipped in zip(losses, skips, strict=True) if not skipped]
+    return sum(finite) / len(finite) if finite else None

@@ -1,0 +1,110 @@
+"""Predictions as a stream: rows in, predictions out, in order, while the body still arrives.
+
+Nothing is read while the client does not take what is written: a stream costs the same memory however long it is.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from model.errors import RowError
+from service.errors import Invalid
+from service.schemas import ObservationId, Strict, problem
+from service.web.context import Web
+from service.web.replicas.replica import ServedModel
+
+Array = np.ndarray
+
+
+class NamedRow(Strict):
+    """A line of a stream of predictions whose labels come later."""
+
+    id: ObservationId
+    features: Any
+
+
+@dataclass(slots=True)
+class _Row:
+    """One line that is JSON."""
+
+    number: int
+    features: Any
+    id: str | None = None
+
+
+def predict_stream(
+    context: Web,
+    served: ServedModel,
+    blocks: Iterable[tuple[int, list[bytes]]],
+    named: bool,
+    stop_on_error: bool,
+) -> Iterator[list[dict[str, Any]]]:
+    """The predictions for lines of NDJSON, each a row; with `named`, an object of `id` and `features`.
+
+    A line that cannot be read is told of in its place; with `stop_on_error` the stream ends there.
+    """
+    for number, lines in blocks:
+        bad: dict[int, str] = {}
+        rows = _parsed(number, lines, named, bad)
+        rows, features = _encoded(served, rows, bad)
+        told = _predicted(context, served, rows, features)
+        if not stop_on_error:
+            told |= {place: {"line": place, "error": detail} for place, detail in bad.items()}
+        last = min(bad) if bad and stop_on_error else number + len(lines)
+        yield [told[place] for place in sorted(told) if place < last]
+        if last in bad:
+            raise Invalid(f"line {last}: {bad[last]}", [(f"line {last}", bad[last])], line=last)
+
+
+def _parsed(number: int, lines: list[bytes], named: bool, bad: dict[int, str]) -> list[_Row]:
+    rows = []
+    for place, line in enumerate(lines, number):
+        if not line or line.isspace():
+            continue
+        try:
+            if named:
+                row = NamedRow.model_validate_json(line)
+                rows.append(_Row(place, row.features, row.id))
+            else:
+                rows.append(_Row(place, from_json(line)))
+        except ValidationError as error:
+            bad[place] = problem(error).detail
+        except ValueError as error:
+            bad[place] = f"not JSON: {error}"
+    return rows
+
+
+def _encoded(served: ServedModel, rows: list[_Row], bad: dict[int, str]) -> tuple[list[_Row], Array]:
+    """The rows that the model can read, and their features; the others are noted as bad."""
+    try:
+        return rows, served.features.encode([row.features for row in rows])
+    except RowError:  # some row is bad: try each alone
+        good, encoded = [], [np.empty((0, served.features.width))]
+        for row in rows:
+            try:
+                encoded.append(served.features.encode([row.features]))
+                good.append(row)
+            except RowError as error:
+                bad[row.number] = f"{error.pointer}: {error.detail}" if error.pointer else error.detail
+        return good, np.concatenate(encoded)
+
+
+def _predicted(
+    context: Web, served: ServedModel, rows: list[_Row], features: Array
+) -> dict[int, dict[str, Any]]:
+    """What is told of each row, by its line. Rows with an id are remembered until their label comes."""
+    replica = served.replica
+    made = replica.predictor.predict(features)
+    newest = {row.id: place for place, row in enumerate(rows) if row.id is not None}
+    if newest:
+        places = list(newest.values())
+        context.feedback.remember(served, list(newest), replica.step, features[places], made[places])
+    told = {}
+    for row, prediction in zip(rows, served.labels.decode(made), strict=True):
+        known = {} if row.id is None else {"id": row.id}
+        told[row.number] = {**known, "step": replica.step, **prediction}
+    return told

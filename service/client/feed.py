@@ -1,53 +1,31 @@
 """Stream a file to a server as feedback, in order: exactly once through restarts, with the running score.
 
 Rows go in blocks, each a JSON list with an idempotency key of its own. A block is repeated until the server
-has given it a final answer; the key keeps a repetition from being a second lesson.
+has given it a final answer; the key keeps a repetition from being applied twice.
 """
 
-import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Any
 
-import urllib3
-
-from service.client.columns import Note, Observation, choose_columns, infer_spec, observations
-from service.client.source import FeedError, Source, open_source
+from service.client.columns import Columns, Row, choose_columns, rows
+from service.client.display import Display, Progressed
+from service.client.errors import ClientError, FileError, PatienceError, RefusedError
+from service.client.http import Client, model_path
+from service.client.inference import infer_spec
+from service.client.scores import score_text
+from service.client.source import Source, open_source
 
 SCORE_INTERVAL = 0.5
 """Seconds between two looks at the model's scores."""
 
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 30.0
-FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
-"""Seconds between repetitions where the server does not say how long to wait; doubled each time."""
-
-REPEATED = frozenset({429, 502, 503, 504})
-"""Statuses that mean: not now, ask again."""
-
-
-class RefusedError(FeedError):
-    """The server gave a final no: its status and problem document."""
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        self.status = status
-        self.problem = problem
-        super().__init__(f"{status}: {problem_text(problem)}")
-
-
-class PatienceError(FeedError):
-    """No final answer within the patience."""
-
-
-def problem_text(problem: dict[str, Any]) -> str:
-    """A problem document in one line: the detail, and each bad field."""
-    fields = [f"{error.get('pointer')}: {error.get('detail')}" for error in problem.get("errors", [])]
-    return "; ".join([str(problem.get("detail") or problem.get("title") or "no detail"), *fields])
+CREATED = 201
+SHOWN_SKIPS = 10
+"""Rows that were left out of which each is named; after them only their count is shown."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +34,13 @@ class Options:
 
     file: str
     model: str
-    url: str = "http://127.0.0.1:8000"
     label: str | None = None
     id: str | None = None
     weight: str | None = None
     drop: tuple[str, ...] = ()
     create: str | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    skip_bad: bool = False
     batch: int = 500
     limit: int | None = None
     patience: float = 60.0
@@ -77,6 +56,7 @@ class Report:
     applied: int = 0
     pending: int = 0
     duplicates: int = 0
+    skipped: int = 0
     position: int = 0
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -88,180 +68,251 @@ class Report:
         """Acknowledged rows a second so far."""
         return self.sent / self.seconds if self.seconds else 0.0
 
-
-class Display(Protocol):
-    """Whoever shows the user how the feed goes."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know, once."""
-
-    def update(self, report: Report) -> None:
-        """The feed has come further."""
-
-    def close(self) -> None:
-        """The feed is over."""
+    @property
+    def progressed(self) -> Progressed:
+        """The report for a display."""
+        text = f"{self.sent:,} rows, {self.rate:,.0f} rows/s"
+        scores = score_text(self.metrics.get("window", {}))
+        return Progressed("", self.read_bytes, self.total_bytes, text, scores)
 
 
-class Client:
-    """One HTTP connection to a model's server. Repeats a request until there is a final answer."""
+@dataclass(frozen=True)
+class Plan:
+    """What a feed would do: the model's spec, the rows that could be read, and those that would be refused."""
 
-    def __init__(self, url: str, model: str, patience: float, note: Note) -> None:
-        self._model_url = f"{url.rstrip('/')}/v1/models/{quote(model, safe='')}"
-        self._patience = patience
-        self._note = note
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
-        self._http = urllib3.PoolManager(num_pools=1, maxsize=1, block=True, retries=False, timeout=timeout)
+    spec: dict[str, Any]
+    rows: int
+    bad: int
 
-    def create(self, spec: dict[str, Any]) -> None:
-        """Create the model, or find that it was created by the same spec."""
-        self.request("PUT", "", spec)
 
-    def model(self) -> dict[str, Any]:
-        """The model's spec, step and lag."""
-        return self.request("GET", "")
+class Feed:
+    """One run of `freshet feed`."""
 
-    def metrics(self) -> dict[str, Any]:
-        """The model's step and prequential scores."""
-        return self.request("GET", "/metrics")
+    def __init__(self, options: Options, client: Client, display: Display) -> None:
+        self._options = options
+        self._client = client
+        self._display = display
+        self._path = model_path(options.model)
+        self.report = Report()
 
-    def feedback(self, observations: list[Observation], key: str) -> dict[str, Any]:
-        """Teach the model a block of observations; with the same key again it is the same lesson."""
-        return self.request("POST", "/feedback", {"observations": observations}, {"Idempotency-Key": key})
+    def run(self) -> Report:
+        """Send a file's rows to a model in order and wait until the model has applied them all.
 
-    def request(
-        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> dict[str, Any]:
-        """The JSON answer to a request. Raises RefusedError for a final no, PatienceError if none comes."""
-        encoded = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        headers = {"Content-Type": "application/json", **(headers or {})} if encoded else headers
-        deadline = time.monotonic() + self._patience
-        delay = FIRST_DELAY
-        while True:
-            status, answer, wait = self._once(method, path, encoded, headers)
-            if status and status not in REPEATED:
-                break
-            wait = delay if wait is None else wait
-            if time.monotonic() + wait > deadline:
-                raise PatienceError(
-                    f"no answer within {self._patience:g} s; the last was {problem_text(answer)}"
+        Raises ClientError: for a row that cannot be read or that the server refuses, with the row's number, and
+        for a server that stays away. What was acknowledged until then stays learned; a model that this feed has
+        created and taught nothing is deleted again.
+        """
+        with self._opened() as source:
+            columns = self._columns(source)
+            created = self._options.create is not None and self._create(source, columns)
+            try:
+                self._send_all(source, columns)
+            except (FileError, RefusedError):
+                if created and self.report.sent == 0:
+                    self._client.request("DELETE", self._path)
+                raise
+            self._await_applied()
+            self._display.update(self.report.progressed)
+        return self.report
+
+    def plan(self) -> Plan:
+        """What `run` would do, without sending anything. Raises ClientError."""
+        with self._opened() as source:
+            columns = self._columns(source)
+            spec = self._spec(source, columns) if self._options.create else self._described()["spec"]
+            complete = {"classes": [0, 1], **spec} if spec["task"] == "binary" else spec
+            read = bad = 0
+            for row in islice(rows(source, columns, complete), self._options.limit):
+                read += 1
+                trouble = _trouble(row, complete, columns)
+                if trouble is not None:
+                    bad += 1
+                    self._tell_of_bad(row.number, trouble, bad)
+        return Plan(spec, read, bad + self.report.skipped)
+
+    def _opened(self) -> "_Opened":
+        return _Opened(self._options.file, self.report, self._skip if self._options.skip_bad else None)
+
+    def _columns(self, source: Source) -> Columns:
+        named = self._options
+        return choose_columns(source, named.label, named.id, named.weight, named.drop, self._display.note)
+
+    def _spec(self, source: Source, columns: Columns) -> dict[str, Any]:
+        return infer_spec(str(self._options.create), source, columns, self._options.kinds, self._display.note)
+
+    def _create(self, source: Source, columns: Columns) -> bool:
+        """Create the model; False if it was created by the same spec before."""
+        spec = self._spec(source, columns)
+        try:
+            return self._client.status_and_answer("PUT", self._path, spec)[0] == CREATED
+        except RefusedError as refusal:
+            if refusal.status == 409:
+                raise ClientError(f"{refusal}; leave out --create to teach the model that exists") from None
+            raise
+
+    def _described(self) -> dict[str, Any]:
+        return self._client.request("GET", self._path)
+
+    def _send_all(self, source: Source, columns: Columns) -> None:
+        model = self._described()
+        report = self.report
+        report.step = report.position = model["step"]
+        spec = model["spec"]
+        feed, scored = uuid.uuid4(), 0.0
+        for number, block in enumerate(_blocks(rows(source, columns, spec), self._options)):
+            self._send(block, f"{feed}-{number}", columns, spec)
+            report.read_bytes = source.position
+            if time.monotonic() - scored >= SCORE_INTERVAL:
+                self._look()
+                scored = time.monotonic()
+            self._display.update(report.progressed)
+
+    def _send(self, block: list[Row], key: str, columns: Columns, spec: dict[str, Any]) -> None:
+        """Send a block; with --skip-bad again without the rows that are refused, as another request."""
+        attempt = 0
+        while block:
+            body = {"observations": [row.observation for row in block]}
+            try:
+                answer = self._client.request(
+                    "POST", f"{self._path}/feedback", body, {"Idempotency-Key": f"{key}-{attempt}"}
                 )
-            self._note(f"waiting for the server: {problem_text(answer)}")
-            time.sleep(wait)
-            delay = min(2 * delay, LONGEST_DELAY)
-        if status >= 300:
-            raise RefusedError(status, answer)
-        return answer
+            except RefusedError as refusal:
+                refused = _refused_rows(refusal, block, columns, spec)
+                if not refused:
+                    raise ClientError(f"the rows after row {block[0].number - 1:,}: {refusal}") from refusal
+                if not self._options.skip_bad:
+                    number, why = next(iter(refused.items()))
+                    raise FileError(f"row {number:,}{why}") from refusal
+                for number, why in refused.items():
+                    self._skip(number, why)
+                block = [row for row in block if row.number not in refused]
+                attempt += 1
+                continue
+            self._count(answer, len(block))
+            return
 
-    def _once(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
-    ) -> tuple[int, dict[str, Any], float | None]:
-        """Status (0: no answer), JSON answer, and the seconds that the server asks to wait."""
-        try:
-            response = self._http.request(method, self._model_url + path, body=body, headers=headers)
-        except urllib3.exceptions.HTTPError as error:
-            return 0, {"detail": f"{self._model_url} cannot be reached ({_reason(error)})"}, None
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            if response.status < 300:
-                raise FeedError(f"{self._model_url} does not answer as a Freshet server does")
-            answer = {"detail": response.reason}
-        return response.status, answer, _retry_after(response.headers.get("Retry-After"))
+    def _skip(self, number: int, why: str) -> None:
+        self.report.skipped += 1
+        self._tell_of_bad(number, why, self.report.skipped)
+
+    def _tell_of_bad(self, number: int, why: str, count: int) -> None:
+        if count <= SHOWN_SKIPS:
+            verb = "left out" if self._options.skip_bad else "bad"
+            self._display.note(f"{verb}: row {number:,}{why if why.startswith(',') else ': ' + why}")
+
+    def _count(self, answer: dict[str, Any], sent: int) -> None:
+        report = self.report
+        report.sent += sent
+        report.applied += answer["applied"]
+        report.pending += answer["pending"]
+        report.duplicates += answer["duplicates"]
+        report.position = max(report.position, answer["position"])
+        report.seconds = time.monotonic() - report.started
+
+    def _look(self) -> None:
+        """Bring the report's step and scores up to date."""
+        answer = self._client.request("GET", f"{self._path}/metrics")
+        self.report.step, self.report.metrics = answer["step"], answer["metrics"]
+
+    def _await_applied(self) -> None:
+        """Wait until the model has applied what was acknowledged. Raises PatienceError if it does not get on."""
+        report = self.report
+        before, moved = report.step, time.monotonic()
+        self._look()
+        while report.step < report.position:
+            if report.step > before:
+                before, moved = report.step, time.monotonic()
+            if time.monotonic() - moved > self._options.patience:
+                raise PatienceError(
+                    f"the model stays at step {report.step:,}; {report.position:,} are acknowledged"
+                )
+            time.sleep(0.05)
+            self._look()
+        report.applied, report.pending = report.applied + report.pending, 0
+        report.seconds = time.monotonic() - report.started
 
 
-def _reason(error: urllib3.exceptions.HTTPError) -> str:
-    return str(error.__cause__ or error.args[-1])
+class _Opened:
+    """A file opened for a feed."""
+
+    def __init__(self, path: str, report: Report, skip: Any) -> None:
+        self._source = open_source(path)
+        self._report = report
+        self._skip = skip
+
+    def __enter__(self) -> Source:
+        source = self._source.__enter__()
+        source.skip = self._skip
+        self._report.total_bytes = source.size
+        return source
+
+    def __exit__(self, *error: Any) -> None:
+        self._source.__exit__(*error)
 
 
-def _retry_after(header: str | None) -> float | None:
-    # A server may also send a date; then the own delay serves as well.
-    return float(header) if header and re.fullmatch(r"\d+(\.\d+)?", header) else None
-
-
-def run(options: Options, display: Display) -> Report:
-    """Send a file's rows to a model in order and wait until the model has taken them all.
-
-    Raises FeedError: for a row that cannot be read or that the server does not take, with the row's number,
-    and for a server that stays away. What was acknowledged until then stays learned.
-    """
-    with open_source(options.file) as source:
-        client = Client(options.url, options.model, options.patience, display.note)
-        columns = choose_columns(
-            source, options.label, options.id, options.weight, options.drop, display.note
-        )
-        if options.create:
-            client.create(infer_spec(options.create, source, columns, display.note))
-        model = client.model()
-        report = Report(total_bytes=source.size, step=model["step"], position=model["step"])
-        rows = islice(observations(source, columns, model["spec"]), options.limit)
-        _send(_blocks(rows, options.batch), source, client, report, display)
-        _await_applied(client, report, options.patience)
-        display.update(report)
-    return report
-
-
-def _blocks(rows: Iterable[Observation], size: int) -> Iterator[list[Observation]]:
-    iterator = iter(rows)
-    while block := list(islice(iterator, size)):
+def _blocks(all_rows: Iterable[Row], options: Options) -> Iterator[list[Row]]:
+    iterator = iter(islice(all_rows, options.limit))
+    while block := list(islice(iterator, options.batch)):
         yield block
 
 
-def _send(
-    blocks: Iterable[list[Observation]], source: Source, client: Client, report: Report, display: Display
-) -> None:
-    feed = uuid.uuid4()
-    scored = 0.0
-    for number, block in enumerate(blocks):
-        try:
-            answer = client.feedback(block, f"{feed}-{number}")
-        except RefusedError as refusal:
-            raise _naming_row(refusal, report.sent) from refusal
-        _count(report, answer, len(block))
-        report.read_bytes = source.position
-        if time.monotonic() - scored >= SCORE_INTERVAL:
-            _look(client, report)
-            scored = time.monotonic()
-        display.update(report)
+def _refused_rows(
+    refusal: RefusedError, block: list[Row], columns: Columns, spec: dict[str, Any]
+) -> dict[int, str]:
+    """By row number, the rows that a refusal names: `, column 'a', value 'x': why`."""
+    found: dict[int, str] = {}
+    for error in refusal.problem.get("errors", []):
+        pointer = re.fullmatch(r"/observations/(\d+)(?:/(\w+))?(?:/(.*))?", str(error.get("pointer")))
+        if pointer is None or int(pointer[1]) >= len(block):
+            continue
+        row = block[int(pointer[1])]
+        column = _column(pointer[2], pointer[3], row, columns, spec)
+        where = "" if column is None else f", column {column!r}, value {row.record.get(column)!r}"
+        found.setdefault(row.number, f"{where}: {error.get('detail')}")
+    return found
 
 
-def _count(report: Report, answer: dict[str, Any], rows: int) -> None:
-    report.sent += rows
-    report.applied += answer["applied"]
-    report.pending += answer["pending"]
-    report.duplicates += answer["duplicates"]
-    report.position = max(report.position, answer["position"])
-    report.seconds = time.monotonic() - report.started
+def _column(
+    member: str | None, place: str | None, row: Row, columns: Columns, spec: dict[str, Any]
+) -> str | None:
+    """The column of the file that a member of an observation, and a place in it, came from."""
+    if columns.nested or member is None:
+        return None
+    if member != "features":
+        return next((column for column, name in columns.special.items() if name == member), None)
+    if place is None:
+        return None
+    if not place.isdecimal():
+        return place
+    features = spec["features"]
+    names = (
+        list(columns.features(row.record))
+        if isinstance(features, int)
+        else [feature["name"] for feature in features]
+    )
+    return names[int(place)] if int(place) < len(names) else None
 
 
-def _look(client: Client, report: Report) -> None:
-    """Bring the report's step and scores up to date."""
-    answer = client.metrics()
-    report.step, report.metrics = answer["step"], answer["metrics"]
-
-
-def _naming_row(refusal: RefusedError, sent: int) -> FeedError:
-    """The refusal with the row of the file in place of the place in the block, where it names one."""
-    pointers = [str(error.get("pointer")) for error in refusal.problem.get("errors", [])]
-    places = [found for pointer in pointers if (found := re.match(r"/observations/(\d+)", pointer))]
-    if not places:
-        return FeedError(f"the rows after row {sent:,}: {refusal}")
-    return FeedError(f"row {sent + int(places[0][1]) + 1:,}: {refusal}")
-
-
-def _await_applied(client: Client, report: Report, patience: float) -> None:
-    """Wait until the model has taken what was acknowledged. Raises PatienceError if it does not get on."""
-    before, moved = report.step, time.monotonic()
-    _look(client, report)
-    while report.step < report.position:
-        if report.step > before:
-            before, moved = report.step, time.monotonic()
-        if time.monotonic() - moved > patience:
-            raise PatienceError(
-                f"the model stays at step {report.step:,}; {report.position:,} are acknowledged"
-            )
-        time.sleep(0.05)
-        _look(client, report)
-    report.applied, report.pending = report.applied + report.pending, 0
-    report.seconds = time.monotonic() - report.started
+def _trouble(row: Row, spec: dict[str, Any], columns: Columns) -> str | None:
+    """Why a server would refuse a row, as far as that can be told here."""
+    if columns.nested:
+        return None
+    features = spec["features"]
+    kinds = (
+        dict.fromkeys(columns.features(row.record), "number")
+        if isinstance(features, int)
+        else {feature["name"]: feature["kind"] for feature in features}
+    )
+    for (name, kind), value in zip(kinds.items(), row.observation["features"], strict=True):
+        fits = {"number": (int, float), "boolean": (bool,)}.get(kind)
+        if value is not None and fits is not None and not isinstance(value, fits):
+            return f", column {name!r}, value {row.record.get(name)!r}: not a {kind}"
+    label = row.observation["label"]
+    if spec["task"] == "regression":
+        fits_label = isinstance(label, int | float) and not isinstance(label, bool)
+    else:
+        fits_label = any(label == known and type(label) is type(known) for known in spec["classes"])
+    if fits_label:
+        return None
+    expected = "a number" if spec["task"] == "regression" else "one of the classes"
+    return f", column {columns.label!r}, value {row.record.get(columns.label)!r}: not {expected}"

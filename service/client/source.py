@@ -11,11 +11,14 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
+
+from service.client.errors import FileError
 
 Record = dict[str, Any]
 
@@ -27,16 +30,18 @@ SNIFFED_ROWS = 20
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-class FeedError(Exception):
-    """The feed cannot start or go on; the message is for the user."""
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read, though the rows after it can."""
 
-
-class FileError(FeedError):
-    """The file cannot be read as rows; the message names the row where it can."""
+    why: str
 
 
 class Source:
-    """The records of one open file: one pass, with a look ahead."""
+    """The records of one open file: one pass, with a look ahead.
+
+    `skip` is called with the number of a row that cannot be read, and why; without it such a row is an error.
+    """
 
     def __init__(self, raw: io.BufferedReader, text: io.TextIOWrapper, path: str | None) -> None:
         """`text` is what `raw` holds; `path` is None for what can be read only once."""
@@ -44,8 +49,9 @@ class Source:
         self.name = path or "the input"
         self.size = Path(path).stat().st_size if path else None
         self.row = 0
+        self.skip: Callable[[int, str], None] | None = None
         self._raw = raw
-        self._ahead: list[Record] = []
+        self._ahead: list[Record | BadRow] = []
         with self._errors_named():
             first = next((line for line in text if line.strip()), None)
         if first is None:
@@ -59,23 +65,34 @@ class Source:
         return self._raw.tell() if self.size is not None else 0
 
     def head(self, rows: int) -> list[Record]:
-        """Up to `rows` of the records that come next, which stay in the source.
+        """The readable records among the next `rows`, which stay in the source.
 
-        Raises FileError if one of them cannot be read.
+        Raises FileError if one of them cannot be read and there is no `skip`.
         """
         with self._errors_named():
             self._ahead.extend(islice(self._records, max(rows - len(self._ahead), 0)))
-        return self._ahead[:rows]
+        for place, record in enumerate(self._ahead[:rows]):
+            if isinstance(record, BadRow) and self.skip is None:
+                raise self._error(self.row + place + 1, record.why)
+        return [record for record in self._ahead[:rows] if not isinstance(record, BadRow)]
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record from here on. Raises FileError at the first that cannot be read."""
+        """Every record from here on; `row` is then its number. Raises FileError at the first that cannot be read."""
         while True:
             with self._errors_named():
                 record = self._ahead.pop(0) if self._ahead else next(self._records, None)
             if record is None:
                 return
             self.row += 1
-            yield record
+            if not isinstance(record, BadRow):
+                yield record
+            elif self.skip is None:
+                raise self._error(self.row, record.why)
+            else:
+                self.skip(self.row, record.why)
+
+    def _error(self, row: int, why: str) -> FileError:
+        return FileError(f"{self.name}, row {row:,}: {why}")
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -84,8 +101,7 @@ class Source:
         except UnicodeDecodeError as error:
             raise FileError(f"{self.name} is not UTF-8 text: {error}") from error
         except (csv.Error, EOFError, OSError, ValueError, zlib.error) as error:
-            row = self.row + len(self._ahead) + 1
-            raise FileError(f"{self.name}, row {row:,}: {error}") from error
+            raise self._error(self.row + len(self._ahead) + 1, str(error)) from error
 
 
 @contextmanager
@@ -106,30 +122,37 @@ def _decompressed(raw: io.BufferedReader) -> Any:
     return gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP_MAGIC else raw
 
 
-def _ndjson(lines: Iterable[str]) -> Iterator[Record]:
+def _ndjson(lines: Iterable[str]) -> Iterator[Record | BadRow]:
     for line in lines:
         if not line.strip():
             continue
-        record = json.loads(line, parse_constant=_refuse_constant)
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object; NDJSON holds one object a line")
-        yield record
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            yield BadRow(str(error))
+            continue
+        yield (
+            record
+            if isinstance(record, dict)
+            else BadRow("not a JSON object; NDJSON holds one object a line")
+        )
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _csv(lines: Iterator[str]) -> Iterator[Record]:
+def _csv(lines: Iterator[str]) -> Iterator[Record | BadRow]:
     head = list(islice(lines, SNIFFED_ROWS))
     reader = csv.reader(chain(head, lines), delimiter=sniff_delimiter(head), strict=True)
     columns = _header(next(reader))
     for fields in reader:
         if not fields:
             continue
-        if len(fields) != len(columns):
-            raise ValueError(f"{len(fields)} fields under {len(columns)} columns (line {reader.line_num})")
-        yield dict(zip(columns, (field.strip() or None for field in fields), strict=True))
+        if len(fields) == len(columns):
+            yield dict(zip(columns, (field.strip() or None for field in fields), strict=True))
+        else:
+            yield BadRow(f"{len(fields)} fields under {len(columns)} columns (line {reader.line_num})")
 
 
 def sniff_delimiter(head: list[str]) -> str:
@@ -149,5 +172,5 @@ def _header(fields: list[str]) -> list[str]:
     if "" in columns:
         raise ValueError(f"column {columns.index('') + 1} has no name")
     if repeated := {column for column in columns if columns.count(column) > 1}:
-        raise ValueError(f"column {min(repeated)!r} stands twice in the header")
+        raise ValueError(f"column {min(repeated)!r} appears twice in the header")
     return columns

@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
 
-from service.client.columns import Columns, choose_columns, infer_feature, infer_spec, observations
-from service.client.source import FileError, open_source
+from service.client.columns import Columns, choose_columns, rows
+from service.client.errors import FileError
+from service.client.inference import infer_feature, infer_spec
+from service.client.source import open_source
 
 
 def ignore(text):
@@ -20,9 +23,9 @@ def learned(path, task, label=None, spec=None, **named):
         columns = choose_columns(
             source, label, named.get("id"), named.get("weight"), named.get("drop", ()), ignore
         )
-        spec = spec or infer_spec(task, source, columns, ignore)
+        spec = spec or infer_spec(task, source, columns, named.get("kinds", {}), named.get("note", ignore))
         complete = {"classes": [0, 1], **spec} if task == "binary" else spec
-        return spec, list(observations(source, columns, complete))
+        return spec, [row.observation for row in rows(source, columns, complete)]
 
 
 @pytest.mark.parametrize(
@@ -39,14 +42,18 @@ def learned(path, task, label=None, spec=None, **named):
         (["inf", "1"], "category"),
         (["1_000", "2"], "category"),
         ([f"user {n}" for n in range(33)], "hash"),
+        (["1", "2", "3", "4", "5", "6", "7", "8", "9", "x"], "number"),
+        ([1.5] * 30 + ["-"], "number"),
+        (["true"] * 30 + ["maybe"], "boolean"),
+        ([["good", "day"], ["bye"]], "hash"),
     ],
 )
 def test_the_kind_of_a_feature_is_told_from_its_values(values, kind):
-    assert infer_feature("x", values)["kind"] == kind
+    assert infer_feature("x", values).feature["kind"] == kind
 
 
 def test_a_category_has_the_values_seen_and_a_nested_value_is_refused():
-    assert infer_feature("x", ["b", "a", None, "b"])["values"] == ["b", "a"]
+    assert infer_feature("x", ["b", "a", None, "b"]).feature["values"] == ["b", "a"]
     with pytest.raises(FileError, match="column 'x' holds"):
         infer_feature("x", [1, {"y": 2}])
 
@@ -121,10 +128,10 @@ def test_of_standard_input_the_classes_are_those_of_the_first_rows_and_the_user_
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text))))
     notes = []
     with open_source("-") as source:
-        spec = infer_spec("multiclass", source, Columns(), notes.append)
+        spec = infer_spec("multiclass", source, Columns(), {}, notes.append)
         assert len(list(source)) == 1201
     assert spec["classes"] == ["x", "y"]
-    assert "first 1,000 rows" in notes[0]
+    assert any("first 1,000 rows" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,73 @@ def test_of_standard_input_the_classes_are_those_of_the_first_rows_and_the_user_
 def test_too_few_classes_are_refused(write, task, labels, message):
     with pytest.raises(FileError, match=message):
         learned(write("\n".join(["a,label", *(f"1,{label}" for label in labels.split())])), task)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("binary", "rome bonn oslo nice lima baku", "'label' has 6: .*; use --create multiclass"),
+        ("binary", " ".join(f"{n}.5" for n in range(40)), "use --create regression"),
+        ("multiclass", " ".join(f"{n}.5" for n in range(40)), "use --create regression"),
+        ("regression", "rome bonn oslo", "'label' has 'rome': use --create multiclass"),
+    ],
+)
+def test_labels_of_another_task_say_which(write, task, labels, message):
+    with pytest.raises(FileError, match=message):
+        learned(write("\n".join(["a,label", *(f"1,{label}" for label in labels.split())])), task)
+
+
+WARNED = [
+    ("when", [f"2024-01-{day:02}" for day in range(1, 29)], "dates .* --drop when"),
+    ("when", [f"{day}.3.2024" for day in range(1, 29)], "dates"),
+    ("price", ["1,5", "2,25", "10,0"], "decimal comma"),
+    ("row", [str(number) for number in range(100, 150)], "identifier: use --id row"),
+    ("account_id", [str(number * number) for number in range(50)], "identifier"),
+    ("token", [f"x{number * 7919 % 1000}" for number in range(50)], "identifier"),
+    (
+        "size",
+        [*map(str, range(9, 0, -1)), "wide"],
+        "1 of 10 values are no number, the first 'wide' in row 10",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "message"), WARNED)
+def test_what_is_no_feature_as_it_stands_is_warned_of(name, values, message):
+    [warning] = infer_feature(name, values).warnings
+    assert re.search(message, warning)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("size", [str(number * 0.37) for number in range(50)]),
+        ("colour", ["red", "blue"] * 20),
+        ("age", [str(number % 30) for number in range(50)]),
+        ("year", ["2020", "2021", "2022"]),
+        ("text", [f"user {number % 40}" for number in range(200)]),
+    ],
+)
+def test_common_columns_are_not_warned_of(name, values):
+    assert infer_feature(name, values).warnings == []
+
+
+def test_each_column_is_shown_with_its_kind_and_why(write):
+    notes = []
+    learned(write("size,colour,label\n1.5,red,0\n,blue,1\n"), "binary", note=notes.append)
+    assert notes == [
+        "size: number, all values are; 1 missing",
+        "colour: category, 2 different values: red, blue",
+    ]
+
+
+def test_a_kind_that_the_user_gives_wins(write):
+    text = "zip,label\n10115,0\n10117,1\n"
+    spec, [first, _] = learned(write(text), "binary", kinds={"zip": "category"})
+    assert spec["features"] == [{"name": "zip", "kind": "category", "values": ["10115", "10117"]}]
+    assert first["features"] == ["10115"]
+    with pytest.raises(FileError, match="--kind zap: no such feature; the features are zip"):
+        learned(write(text), "binary", kinds={"zap": "category"})
 
 
 def test_flat_json_rows_keep_their_types_and_may_leave_out_columns(write):

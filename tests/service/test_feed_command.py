@@ -88,13 +88,65 @@ def test_a_row_that_the_server_refuses_is_named_and_what_came_before_stays_learn
     path = write("\n".join(lines))
     done = command(server, path, "--model", "feed-refused", "--batch", "10", "--drop", "key")
     assert done.returncode == 1
-    assert "Error: row 14: 422" in done.stderr
+    assert done.stderr.count("row 14, column 'a', value 'wide': ") == 1
+    assert done.stderr.count("wide") == 1
     assert server.step("feed-refused") == 10
+
+
+def with_bad_rows(write):
+    """30 rows, of which the 14th has a bad number, the 20th a field too many, and the 25th no label."""
+    lines = separable(30).split("\n")
+    lines[14] = "k13,wide,0.5,red,yes"
+    lines[20] += ",more"
+    lines[25] = "k24,0.5,0.5,red,"
+    return write("\n".join(lines))
+
+
+def test_bad_rows_are_left_out_if_asked_for(server, write):
+    arguments = ("--model", "feed-skip", "--create", "binary", "--drop", "key", "--batch", "10", "--skip-bad")
+    done = command(server, with_bad_rows(write), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "27 rows sent: 27 applied, 0 duplicates, 3 left out" in done.stdout
+    assert "left out: row 14, column 'a', value 'wide'" in done.stderr
+    assert "left out: row 20: 6 fields under 5 columns" in done.stderr
+    assert "left out: row 25, column 'larger', value None" in done.stderr
+    assert server.step("feed-skip") == 27
+
+
+def test_a_dry_run_sends_nothing_and_prints_the_spec(server, write):
+    arguments = ("--model", "feed-dry", "--create", "binary", "--drop", "key", "--dry-run", "--skip-bad")
+    done = command(server, with_bad_rows(write), *arguments)
+    assert done.returncode == 0, done.stderr
+    spec = json.loads(done.stdout)
+    assert [feature["name"] for feature in spec["features"]] == ["a", "b", "colour"]
+    assert "a: number, nearly all values are" in done.stderr
+    assert "29 rows could be read, 3 rows are bad" in done.stderr
+    assert server.api("GET", "/v1/models/feed-dry").status == 404
+    assert server.api("PUT", "/v1/models/feed-dry", spec).status == 201
+
+
+def test_a_creation_that_fails_leaves_no_model(server, write):
+    path = write("a,b,label\n" + "1,2,0\n" * 30 + "x,2,1\n" + "1,2,1\n" * 30)
+    done = command(server, path, "--model", "feed-failed", "--create", "binary")
+    assert done.returncode == 1
+    assert "row 31, column 'a', value 'x'" in done.stderr
+    assert server.api("GET", "/v1/models/feed-failed").status == 404
+
+
+def test_a_file_for_another_model_says_how_to_go_on(server, write):
+    server.api("PUT", "/v1/models/feed-taken", {"task": "regression", "features": 1})
+    done = command(server, write(separable(5)), "--model", "feed-taken", "--create", "binary")
+    assert done.returncode == 1
+    assert "leave out --create to teach the model that exists" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
+        (("--model", "m", "--kind", "a=number"), 2, "--create"),
+        (("--model", "m", "--create", "binary", "--kind", "a=colour"), 2, "KIND is one of number"),
+        (("--model", "m", "--url", "localhost:8000"), 1, "it looks like http://127.0.0.1:8000"),
+        (("--model", "m", "--url", "http://127.0.0.1:1", "--wait", "0.2"), 3, "cannot be reached"),
         (("--model", "feed-nowhere"), 1, "there is no model 'feed-nowhere'"),
         (("--model", "bad name", "--create", "binary"), 1, "a name is"),
         (("--model", "m", "--label", "x"), 1, "has no column 'x'"),

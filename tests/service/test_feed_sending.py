@@ -7,9 +7,10 @@ from threading import Thread
 
 import pytest
 
-from service.client.feed import Options, run
-from service.client.feed_command import Silence
-from service.client.source import FeedError
+from service.client.display import Silence
+from service.client.errors import ClientError
+from service.client.feed import Feed, Options
+from service.client.http import Client
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -95,7 +96,12 @@ def rows_file(write, rows):
 
 
 def fed(server, path, **options):
-    return run(Options(path, "m", url=server.url, **options), Silence())
+    return feed(server.url, path, **options)
+
+
+def feed(url, path, patience=60.0, **options):
+    client = Client(url, None, patience, lambda text: None)
+    return Feed(Options(path, "m", patience=patience, **options), client, Silence()).run()
 
 
 def test_rows_go_in_order_in_blocks_with_a_key_each(scripted, write):
@@ -141,25 +147,27 @@ def test_a_refused_row_ends_the_feed_and_is_named_by_its_place_in_the_file(scrip
         "errors": [{"pointer": "/observations/2/label", "detail": "no class"}],
     }
     server = scripted([(200, {}, {}), (422, {}, problem)])
-    with pytest.raises(FeedError, match=r"^row 13: 422: the label is bad; /observations/2/label: no class$"):
+    with pytest.raises(ClientError, match=r"^row 13, column 'label', value '0': no class$"):
         fed(server, rows_file(write, 25), batch=10)
 
 
 def test_a_refusal_of_no_single_row_tells_where_the_feed_stopped(scripted, write):
     server = scripted([(200, {}, {}), (413, {}, {"title": "Content Too Large"})])
-    with pytest.raises(FeedError, match=r"^the rows after row 10: 413: Content Too Large$"):
+    with pytest.raises(
+        ClientError, match=r"^the rows after row 10: the server answers 413: Content Too Large$"
+    ):
         fed(server, rows_file(write, 25), batch=10)
 
 
 def test_patience_ends(scripted, write):
     server = scripted([(503, {"Retry-After": "1"}, {"detail": "not now"})] * 9)
-    with pytest.raises(FeedError, match=r"no answer within 0\.5 s; the last was not now"):
+    with pytest.raises(ClientError, match=r"no answer within 0\.5 s; the last was: not now"):
         fed(server, rows_file(write, 3), patience=0.5)
-    with pytest.raises(FeedError, match="cannot be reached"):
-        run(Options(rows_file(write, 3), "m", url="http://127.0.0.1:1", patience=0.3), Silence())
+    with pytest.raises(ClientError, match="cannot be reached"):
+        feed("http://127.0.0.1:1", rows_file(write, 3), patience=0.3)
 
 
 def test_a_server_of_something_else_is_told_apart(scripted, write):
     server = scripted([(200, {}, b"<html>")])
-    with pytest.raises(FeedError, match="does not answer as a Freshet server"):
+    with pytest.raises(ClientError, match="does not answer as a Freshet server"):
         fed(server, rows_file(write, 3))

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from service.client.source import FileError, open_source
+from service.client.errors import FileError
+from service.client.source import open_source
 
 
 def read(path):
@@ -48,7 +49,7 @@ def test_standard_input_is_read(monkeypatch):
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("1,2,3\n4,5,6\n", "must name the columns"),
-        ("a,a,label\n1,2,3\n", "'a' stands twice"),
+        ("a,a,label\n1,2,3\n", "'a' appears twice"),
         ("a,,label\n1,2,3\n", "column 2 has no name"),
         ("a,label\n1,0\n1,0,7\n", "row 2: 3 fields under 2 columns"),
         ('a,label\n1,0\n"1,0\n', "row 2: unexpected end of data"),

@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+MINUTES ?= 10
 BASE ?= python:3.12-slim
 # The tests of a file share their servers, so they stay together.
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install serve test test-all soak lint bench readme containers requirements clean
+.PHONY: install serve test test-all soak simulate lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +34,9 @@ test-all: install lint  # everything: the slow tests, the soak, and the containe
 
 soak: install  # long: hundreds of random kills; KILLS=30 makes it shorter
 	$(BIN)/pytest -m soak -s tests/scenarios $(ARGS)
+
+simulate: install  # new seeds for MINUTES=n; a seed that fails is shrunk and told
+	$(BIN)/python tests/simulation/simulate.py --minutes $(MINUTES) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

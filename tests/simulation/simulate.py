@@ -1,0 +1,190 @@
+"""Simulation from the command line: runs plans until the time is over, and shrinks what fails to its fewest moves.
+
+simulate.py [--minutes N] [--from SEED] [--code FOLDER]      new seeds, one after the other
+simulate.py --seeds FROM TO [--code FOLDER]                  these seeds
+simulate.py --plan FILE... [--story] [--code FOLDER]         plans that were kept
+simulate.py --shrink SEED [--promise TEXT] [--keep FILE]     the fewest moves of a seed that still fail
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "found"
+
+
+def main() -> None:
+    """Run what is asked for. The exit status is 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(
+        description="Simulate Freshet and hold its promises against what happens."
+    )
+    parser.add_argument(
+        "--code", type=Path, default=HERE.parent.parent, help="folder with `service` and `model`"
+    )
+    parser.add_argument("--minutes", type=float, help="new seeds for so long")
+    parser.add_argument("--from", dest="first", type=int, help="first seed; default: a random one")
+    parser.add_argument("--seeds", type=int, nargs=2, metavar=("FROM", "TO"))
+    parser.add_argument("--plan", type=Path, nargs="+", help="plans that were kept")
+    parser.add_argument("--twice", action="store_true", help="run each twice: the traces must be the same")
+    parser.add_argument("--story", action="store_true", help="tell what happened")
+    parser.add_argument(
+        "--shrink", metavar="SEED", help="the fewest moves of a seed that break the same promise"
+    )
+    parser.add_argument("--promise", default="", help="the promise that is meant, or a part of its name")
+    parser.add_argument("--keep", type=Path, help="file for the shrunk plan")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
+    arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"  # the order of sets is a part of the run
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    with simulation(arguments.code) as server:
+        failed = Session(server, arguments).go()
+    sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def simulation(code: Path) -> Iterator[Any]:
+    """A real server, and the service of a folder loaded for simulation."""
+    import imitations
+
+    imitations.install(code.resolve())
+    import parts
+    import trainers
+    import wire
+    from server import Server
+
+    assert parts
+    assert trainers
+    with tempfile.TemporaryDirectory(prefix="freshet-simulation-") as folder:
+        server = Server(Path(folder))
+        wire.install(server)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+class Session:
+    """The runs of one call."""
+
+    def __init__(self, server: Any, arguments: argparse.Namespace) -> None:
+        self.server = server
+        self.arguments = arguments
+        self.runs = self.events = 0
+        self.seconds = 0.0
+        self.met: Counter[str] = Counter()
+        self.promises: Counter[str] = Counter()
+        self.first: dict[str, str] = {}  # promise -> the first seed that broke it
+
+    def run(self, plan: dict[str, Any]) -> Any:
+        """One run."""
+        from run import Run
+
+        outcome = Run(self.server, plan).go()
+        self.runs += 1
+        self.events += outcome.events
+        self.seconds += outcome.seconds
+        self.met.update(outcome.met)
+        return outcome
+
+    def go(self) -> bool:
+        """Do what is asked for; whether a promise was broken."""
+        from plans import plan
+
+        if self.arguments.shrink:
+            made = plan(self.arguments.shrink)
+            return self._shrink(made, self.arguments.promise) is not None
+        failed = False
+        for made in self._plans():
+            outcome = self.run(made)
+            if self.arguments.twice and self.run(made).digest != outcome.digest:
+                print(f"seed {made['seed']}: two runs were not the same", flush=True)
+                failed = True
+            for promise in sorted({broken.promise for broken in outcome.broken}):
+                self.promises[promise] += 1
+                self.first.setdefault(promise, made["seed"])
+            meant = [broken for broken in outcome.broken if self.arguments.promise in broken.promise]
+            if meant:
+                failed = True
+                print(
+                    f"seed {made['seed']} ({len(made['moves'])} moves) breaks: {_first_line(meant[0])}",
+                    flush=True,
+                )
+            if self.arguments.story:
+                tell(outcome)
+            if meant and self.arguments.stop:
+                break
+        self._report()
+        if failed and self.arguments.minutes and self.first:
+            promise, seed = next(iter(self.first.items()))
+            self._shrink(plan(seed), promise)
+        return failed
+
+    def _plans(self) -> Iterator[dict[str, Any]]:
+        from plans import plan
+
+        if self.arguments.plan:
+            for path in self.arguments.plan:
+                yield json.loads(path.read_text())
+        elif self.arguments.seeds:
+            for seed in range(*self.arguments.seeds):
+                yield plan(seed)
+        else:
+            until = time.monotonic() + 60 * (self.arguments.minutes or 1)
+            seed = self.arguments.first
+            seed = random.SystemRandom().randrange(10**9) if seed is None else seed
+            while time.monotonic() < until:
+                yield plan(seed)
+                seed += 1
+
+    def _report(self) -> None:
+        rate = self.events / self.seconds if self.seconds else 0.0
+        print(f"{self.runs} runs, {self.events} moves, {rate:.0f} a second")
+        for fault, count in sorted(self.met.items()):
+            print(f"  {count:7} {fault}")
+        for promise, count in sorted(self.promises.items()):
+            print(f"  broken in {count} runs: {promise} (first: seed {self.first[promise]})")
+
+    def _shrink(self, plan: dict[str, Any], promise: str) -> dict[str, Any] | None:
+        """Print the fewest moves that break a promise, as a story."""
+        from shrink import shrink
+
+        found = self.run(plan)
+        broken = next((b for b in found.broken if promise in b.promise), None)
+        if broken is None:
+            print(f"seed {plan['seed']} does not break {promise!r}")
+            return None
+        small = shrink(plan, lambda tried: any(b.promise == broken.promise for b in self.run(tried).broken))
+        outcome = self.run(small)
+        print(f"\nseed {plan['seed']}, {len(plan['moves'])} moves shrunk to {len(small['moves'])}:")
+        tell(outcome, broken.promise)
+        if self.arguments.keep:
+            small["breaks"] = broken.promise
+            self.arguments.keep.write_text(json.dumps(small, indent=1) + "\n")
+        return small
+
+
+def tell(outcome: Any, promise: str = "") -> None:
+    """Print the story of a run."""
+    from story import story
+
+    print(story(outcome, promise), flush=True)
+
+
+def _first_line(broken: Any) -> str:
+    line = str(broken).splitlines()[0]
+    return line if len(line) < 400 else line[:400] + "…"
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,8 @@ from typing import Any
 import redis
 import urllib3
 
+from tests import contract
+
 READY_SECONDS = 60.0
 FRESHET = [sys.executable, "-m", "service.cli"]
 _numbers = itertools.count(1)
@@ -45,7 +47,9 @@ class Api:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer:
         """Send `body` as JSON; bytes are sent as they are, an iterator of bytes in chunks."""
-        return Answer(self.raw(method, path, body, headers))
+        answer = Answer(self.raw(method, path, body, headers))
+        contract.check(method, path, answer.status, answer.body)
+        return answer
 
     def raw(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None

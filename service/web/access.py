@@ -22,6 +22,9 @@ SHARE = 0.1  # of a second's tokens that a process takes at a time, so that few 
 OPEN = {
     "health.livez",
     "health.readyz",
+    "openapi.describe",
+    "openapi.page",
+    "openapi.page_file",
     "open_inference.live",
     "open_inference.ready",
     "open_inference.server_metadata",

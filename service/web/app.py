@@ -7,13 +7,13 @@ from flask import Flask
 from service import failpoints, logs
 from service.errors import Invalid
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, loop, problems, telemetry
+from service.web import access, loop, openapi, problems, telemetry
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
 
 RESOURCES = (
-    *(predict, feedback, models, retrain, jobs, checkpoints, weights, health, telemetry),
+    *(predict, feedback, models, retrain, jobs, checkpoints, weights, health, telemetry, openapi),
     *(open_inference, tensorflow_serving),
 )
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away

@@ -44,7 +44,8 @@ def _count(response: Response) -> Response:
     child = _children.get(key)
     if child is None:
         child = _children[key] = REQUESTS.labels(key[0], str(key[1]))
-    child.observe(time.perf_counter() - g.get("began", time.perf_counter()))  # a bad name is refused before
+    now = time.perf_counter()
+    child.observe(now - g.get("began", now))  # a bad name is refused before anything else
     response.headers[REQUEST_ID] = request_id()
     return response
 

@@ -1,0 +1,300 @@
+"""What the routes answer, for the API's description; a test holds every answer of the suite against it.
+
+Hot answers are built by hand, not through these models: `tests/service/test_openapi.py` is what keeps them true.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model import ModelSpec
+
+
+class Answer(BaseModel):
+    """Base of all answers: no member that is not described."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Step = Annotated[
+    int, Field(ge=0, description="the model's position: observations it has taken since it was created")
+]
+Label = Annotated[str | int | bool, Field(description="a class, as the spec declares it")]
+Loss = Annotated[float | None, Field(description="null where it is not defined")]
+Score = float | None
+
+
+class Positioned(Answer):
+    """An answer that says how fresh it is."""
+
+    step: Step
+    stale: bool = Field(
+        description="whether newer weights may have been missed, because Redis does not answer"
+    )
+    age: float | None = Field(None, description="seconds since Redis answered; only with `stale`")
+
+
+class FieldError(Answer):
+    """One bad field."""
+
+    pointer: str = Field(description="JSON pointer (RFC 6901) to the field, or the name of a header")
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="`about:blank`, or a URN that names the kind of problem")
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldError] | None = None
+    token: str | None = Field(None, description="Idempotency-Key to send the request again with")
+    job: str | None = Field(None, description="address of the job that is under way")
+
+
+class ProtocolError(Answer):
+    """An error, as TensorFlow Serving and the Open Inference Protocol tell it."""
+
+    error: str
+
+
+class Prediction(Answer):
+    """One row's prediction: classes, margins or values."""
+
+    id: str | None = None
+    label: Label | None = None
+    probabilities: dict[str, float] | None = None
+    scores: dict[str, float] | None = None
+    value: float | list[float] | None = None
+
+
+class PredictAnswer(Positioned):
+    """Predictions in the order of the rows."""
+
+    model: str
+    predictions: list[Prediction]
+
+
+class RowResult(Answer):
+    """What became of one observation."""
+
+    position: int
+    prediction: Prediction | None = None
+    loss: Loss = None
+    duplicate: bool | None = None
+    skipped: bool | None = None
+
+
+class FeedbackAnswer(Answer):
+    """What became of the observations of a request."""
+
+    model: str
+    step: Step
+    position: int = Field(
+        description="position of the last observation in the log: a `min_step` for later reads"
+    )
+    applied: int
+    pending: int = Field(description="durable, but not learned yet")
+    duplicates: int
+    rejected: int
+    loss: Loss
+    results: list[RowResult] | None = None
+    errors: list[dict[str, Any]] | None = Field(None, description="lines of a stream that were refused")
+    repeated: bool | None = Field(None, description="the first answer to this Idempotency-Key, again")
+
+
+class Baseline(Answer):
+    """What a trivial predictor would have scored."""
+
+    accuracy: Score = None
+    log_loss: Score = None
+    mae: float | list[float] | None = None
+    rmse: float | list[float] | None = None
+
+
+class Scores(Answer):
+    """Scores over all observations, or over a window that fades."""
+
+    model_config = ConfigDict(extra="allow")
+
+    size: int | None = None
+    loss: Score
+    log_loss: Score = None
+    accuracy: Score = None
+    roc_auc: Score = None
+    mae: float | list[float] | None = None
+    rmse: float | list[float] | None = None
+    r2: Score = None
+    baselines: dict[Literal["majority", "no_change", "mean"], Baseline]
+
+
+class Metrics(BaseModel):
+    """Prequential scores: each observation was predicted before it was learned."""
+
+    model_config = ConfigDict(extra="allow")
+
+    observations: int
+    skipped: int
+    total: Scores
+    window: Scores
+
+
+class MetricsAnswer(Positioned):
+    """A model's scores."""
+
+    model: str
+    metrics: Metrics
+    late_labels: dict[str, Any] | None = Field(description="how late labels come; null without any")
+
+
+class DiagnosticsAnswer(Answer):
+    """How the network is doing inside, with advice."""
+
+    model: str
+    step: Step
+    diagnostics: dict[str, Any]
+
+
+class ModelSummary(Positioned):
+    """One model of the list."""
+
+    model: str
+    task: Literal["binary", "multiclass", "regression"]
+    lag: int = Field(description="observations in the log that this process has not seen applied")
+    created: float = Field(description="seconds since the epoch")
+
+
+class ModelList(Answer):
+    """All models that the request may see."""
+
+    models: list[ModelSummary]
+
+
+class Version(Answer):
+    """TensorFlow Serving's state of a version."""
+
+    version: str
+    state: str
+    status: dict[str, str]
+
+
+class ModelAnswer(ModelSummary):
+    """One model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    generation: str = Field(description="another one each time that a model of this name is created")
+    timeline: int
+    term: int
+    has_learner: bool
+    trouble: str | None
+    parameters: int
+    spec: ModelSpec
+    metrics: Metrics
+    hyperparameters: dict[str, Any] | None
+    retrain: dict[str, Any] | None
+    job: str | None
+    model_version_status: list[Version]
+
+
+class JobAnswer(BaseModel):
+    """A retraining job."""
+
+    model_config = ConfigDict(extra="allow")
+
+    job: str
+    model: str
+    state: str
+    stage: str | None = None
+    request: dict[str, Any] | None = None
+    created: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    result: dict[str, Any] | None = None
+    detail: str | None = None
+
+
+class JobList(BaseModel):
+    """A model's jobs, newest first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    jobs: list[JobAnswer]
+
+
+class CheckpointState(BaseModel):
+    """One checkpoint."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    step: int
+    bytes: int
+
+
+class CheckpointList(Answer):
+    """A model's checkpoints, oldest first."""
+
+    model: str
+    checkpoints: list[CheckpointState]
+    bytes: int
+    most: int
+
+
+class CommandAnswer(BaseModel):
+    """A command in the log: carried out (200, 201), or durable and to be carried out (202)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+
+
+class Health(BaseModel):
+    """How the process is doing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal["ok", "degraded", "starting"]
+
+
+class Tensor(BaseModel):
+    """A tensor of the Open Inference Protocol."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class InferenceAnswer(Answer):
+    """Outputs of the Open Inference Protocol."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any]
+    outputs: list[Tensor]
+
+
+class ServingAnswer(Answer):
+    """Raw numbers, as TensorFlow Serving answers: `predictions` for rows, `outputs` for columns."""
+
+    predictions: list[list[float]] | None = None
+    outputs: list[list[float]] | None = None
+
+
+class VersionStatus(Answer):
+    """TensorFlow Serving's model status."""
+
+    model_version_status: list[Version]
+
+
+class OpenObject(BaseModel):
+    """An object whose members the Open Inference Protocol defines."""
+
+    model_config = ConfigDict(extra="allow")

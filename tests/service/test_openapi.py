@@ -1,0 +1,45 @@
+"""The API's description is valid, complete, and what the server really answers."""
+
+import json
+import re
+
+import urllib3
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from service.web.openapi import OPERATIONS, description
+from tests.contract import application
+from tests.harness import Api, Server
+
+SPEC = {"task": "binary", "features": [{"name": "links"}, {"name": "sender", "kind": "hash", "buckets": 8}]}
+
+
+def test_every_endpoint_is_described_and_nothing_else() -> None:
+    assert set(application().view_functions) == set(OPERATIONS)
+
+
+def test_the_description_is_valid_openapi_3_1(api: Api) -> None:
+    document = api("GET", "/openapi.json").body
+    OpenAPIV31SpecValidator(document).validate()
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids)) >= 25
+
+
+def test_examples_fit_their_own_schemas() -> None:
+    document = json.loads(json.dumps(description(application())))
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                if "example" in content:
+                    schema = {**content["schema"], "components": document["components"]}
+                    errors = list(Draft202012Validator(schema).iter_errors(content["example"]))
+                    assert not errors, (path, errors)
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
+    page = urllib3.request("GET", f"{server.api.base}/docs").data.decode()
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+    for file in re.findall(r"(?:src|href)=\"([^\"]+)\"", page):
+        answer = urllib3.request("GET", f"{server.api.base}/{file}")
+        assert (answer.status, bool(answer.data)) == (200, True)
+    assert urllib3.request("GET", f"{server.api.base}/docs/secret").status == 404

@@ -42,8 +42,8 @@ START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#api", validatorUrl: nul
 JSON, NDJSON, BYTES = "application/json", "application/x-ndjson", "application/octet-stream"
 SAFETENSORS, PROBLEM = "application/vnd.safetensors", "application/problem+json"
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
-READS = (401, 403, 404, 429, 503)
-WRITES = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+READS = (401, 403, 404, 421, 422, 429, 503)
+WRITES = (400, 401, 403, 404, 409, 413, 415, 421, 422, 429, 503)
 
 
 class CreateRequest(ModelSpec):
@@ -106,14 +106,27 @@ OPERATIONS: dict[str, Operation] = {
     "models.metrics": Operation("models", {200: answers.MetricsAnswer}),
     "models.diagnostics": Operation("models", {200: answers.DiagnosticsAnswer}),
     "predict.predict": Operation(
-        "predictions", {200: answers.PredictAnswer}, {JSON: (PredictRequest,)}, problems=WRITES, example=ROWS
+        "predictions",
+        {200: answers.PredictAnswer},
+        {JSON: (PredictRequest,), NDJSON: ()},
+        {"min_step": MIN_STEP},
+        WRITES,
+        ROWS,
     ),
     "feedback.feedback": Operation(
         "feedback",
         {200: answers.FeedbackAnswer, 202: answers.FeedbackAnswer},
         {JSON: (Observation, Observations), NDJSON: (Observation,)},
-        problems=WRITES,
-        example=LESSON,
+        {
+            "on_error": {
+                "type": "string",
+                "enum": ["skip", "stop"],
+                "description": "at a bad line of a stream",
+            },
+            "results": {"type": "string", "enum": ["none", "blocks", "each"], "description": "of a stream"},
+        },
+        WRITES,
+        LESSON,
         keyed=True,
     ),
     "retrain.retrain": Operation(
@@ -146,9 +159,7 @@ OPERATIONS: dict[str, Operation] = {
         example={"checkpoint": "10000-0"},
         keyed=True,
     ),
-    "weights.get_weights": Operation(
-        "checkpoints", {200: SAFETENSORS}, query={"min_step": MIN_STEP}, problems=(*READS, 422)
-    ),
+    "weights.get_weights": Operation("checkpoints", {200: SAFETENSORS}, query={"min_step": MIN_STEP}),
     "weights.put_weights": Operation(
         "checkpoints",
         {200: answers.CommandAnswer, 202: answers.CommandAnswer},
@@ -158,7 +169,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "health.livez": Operation("health", {200: answers.Health}, problems=()),
     "health.readyz": Operation("health", {200: answers.Health, 503: answers.Health}, problems=()),
-    "metrics.metrics": Operation("health", {200: "text/plain"}, problems=(401, 403, 429)),
+    "metrics.metrics": Operation("health", {200: "text/plain"}, problems=(401, 403, 421, 429)),
     "openapi.describe": Operation("health", {200: answers.OpenObject}, problems=()),
     "openapi.page": Operation("health", {200: "text/html"}, problems=()),
     "openapi.page_file": Operation("health", {200: "text/javascript"}, problems=(404,)),

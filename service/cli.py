@@ -1,156 +1,93 @@
-"""The command line: `freshet serve | web | learner | trainer | verify | feed | retrain`."""
+"""The command line, `freshet`: each command is loaded from its room when it is used."""
 
+import importlib
 import os
-import signal
 import sys
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import click
 
-from service import failpoints, logs
-from service.client.feed_command import feed
-from service.client.retrain_command import retrain
-from service.errors import ServiceError, StoreUnavailable
-from service.host import compiled_cache, listening
-from service.host.embedded import opened
-from service.host.exposure import check_exposure
-from service.host.keys_command import keys
-from service.settings import Settings, load_settings, redis_url
-from service.store.connection import Link, check_server
-from service.telemetry import folder_of_web, serve_counters, share_counters
+from service.errors import ServiceError
+from service.host import compiled_cache
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Entry(NamedTuple):
+    """Where a command is, and its line in the help."""
+
+    place: str
+    help: str
+
+
+SERVER = {
+    "serve": Entry("service.host.commands:serve", "Run everything on this machine."),
+    "web": Entry("service.host.commands:web", "Run the web processes alone."),
+    "learner": Entry("service.learner.command:learner", "Run a learner alone."),
+    "trainer": Entry("service.trainer.command:trainer", "Run a trainer alone."),
+    "keys": Entry("service.host.keys_command:keys", "Make, list, rotate and revoke API keys."),
+    "config": Entry("service.host.commands:config", "Print the settings in force and what gave them."),
+    "verify": Entry("service.host.verify_command:verify", "Replay a model's log and compare."),
+    "warm-up": Entry("service.host.warm_up_command:warm_up", "Compile what learning needs."),
+}
+CLIENT = {
+    "models": Entry("service.client.models_command:models", "List, show, create and delete models."),
+    "predict": Entry("service.client.predict_command:predict", "Predict the rows of a file."),
+    "feed": Entry("service.client.feed_command:feed", "Stream a file to a server as feedback."),
+    "retrain": Entry("service.client.retrain_command:retrain", "Retrain a model and follow the job."),
+    "jobs": Entry("service.client.jobs_command:jobs", "List, show and cancel retraining jobs."),
+    "export": Entry("service.client.export_command:export", "Save a model's weights to a file."),
+    "completion": Entry(
+        "service.client.completion_command:completion", "Print a script for shell completion."
+    ),
+}
+COMMANDS = SERVER | CLIENT
+
+
+class Commands(click.Group):
+    """Loads a command when it is used: `freshet feed` needs no numba, a learner no progress bars."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        for title, commands in (("On a server", SERVER), ("Against a server", CLIENT)):
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in commands.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="freshet")
 def cli() -> None:
     """Freshet serves a neural network that learns from every labelled observation, exactly once.
 
-    Every setting is also an environment variable, FRESHET_<NAME>; see the README.
+    \b
+    Examples:
+      freshet serve                                  # then, in another terminal:
+      freshet feed mails.csv --model spam --create binary --label is_spam
+      freshet models show spam
+      freshet predict spam new-mails.csv
+
+    Every setting is an environment variable, FRESHET_<NAME>; `freshet config` lists them. The commands against a
+    server take its address from --url or FRESHET_URL and an API key from --key-file or FRESHET_KEY.
     """
-
-
-@cli.command()
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on.")
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the embedded server."
-)
-@click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")
-@click.option("--web-workers", type=int, help="Web processes.")
-@click.option(
-    "--insecure", is_flag=True, default=None, help="Serve other addresses although there is no API key."
-)
-@click.option(
-    "--appendfsync", type=click.Choice(["always", "everysec"]), help="Sync policy of the embedded server."
-)
-def serve(**options: Any) -> None:
-    """Run everything on this machine: Redis (unless REDIS_URL is set), learner and web."""
-    from service.host.supervisor import Supervisor
-
-    settings = load_settings(**options)
-    logs.configure(settings, "serve")
-    Supervisor(settings).run()
-
-
-@cli.command()
-@click.option("--fd", type=int, hidden=True, help="The socket to serve on, inherited from `serve`.")
-def web(fd: int | None) -> None:
-    """Run the web processes: gunicorn, in the foreground."""
-    settings = load_settings()
-    logs.configure(settings, "web")
-    _check(settings)
-    check_exposure(settings)
-    if fd is None:
-        listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
-    share_counters(folder_of_web(settings.port))
-    configuration = Path(__file__).parent / "web" / "gunicorn_conf.py"
-    arguments = ["-c", str(configuration), *([] if fd is None else ["--bind", f"fd://{fd}"])]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "service.web.gunicorn_app", *arguments])
-
-
-@cli.command()
-def learner() -> None:
-    """Run a learner: it leads the models that no other learner leads."""
-    from service.learner.learner import Learner
-
-    settings = load_settings()
-    logs.configure(settings, "learner")
-    _check(settings)
-    failpoints.configure(settings)
-    serve_counters(settings.host, settings.metrics_port)
-    worker = Learner(settings, redis_url(settings))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run()
-
-
-@cli.command()
-def trainer() -> None:
-    """Run a trainer: it retrains models when it is asked to, or when their schedules say so."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
-    from service.trainer.worker import Trainer
-
-    settings = load_settings()
-    logs.configure(settings, "trainer")
-    _check(settings)
-    os.nice(settings.trainer_nice)
-    serve_counters(settings.host, settings.metrics_port)
-    worker = Trainer(settings, redis_url(settings))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run()
-
-
-@cli.command("warm-up")
-def warm_up() -> None:
-    """Compile what learning needs and keep it, so that a learner starts at once. For installations and images."""
-    from service.replay.compiling import compile_loop
-
-    compile_loop()
-
-
-@cli.command()
-@click.argument("model")
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the embedded server."
-)
-@click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")
-def verify(model: str, **options: Any) -> None:
-    """Replay MODEL's log between the states that are kept and compare with them, bit for bit.
-
-    Exit status: 0 if all is equal, 1 if a state differs, 3 if there is a stretch that cannot be replayed or nothing to
-    compare. Needs no running server, and may run beside one.
-    """
-    from service.replay.verify import LINK_SECONDS, verify
-
-    settings = load_settings(**options)
-    with opened(settings) as url:
-        spans = verify(Link(url, LINK_SECONDS), model)
-    for span in spans:
-        click.echo(span)
-    if not spans:
-        click.echo("there is no stretch of the log between two states that are kept")
-    sys.exit(1 if any(span.difference for span in spans) else 3 * (not spans or any(s.gap for s in spans)))
-
-
-cli.add_command(feed)
-cli.add_command(retrain)
-cli.add_command(keys)
-
-
-def _check(settings: Settings) -> None:
-    """Refuse a Redis that cannot keep the promises; one that is away is waited for later."""
-    try:
-        check_server(Link(redis_url(settings), settings.redis_timeout))
-    except StoreUnavailable as error:
-        logs.log.warning("Redis is not there yet", error=str(error))
 
 
 def main() -> None:
     """Run the command line; errors are one line."""
     # A user's own `model.py` or `service/` in the current folder must not be imported by any child process.
     os.environ["PYTHONSAFEPATH"] = "1"
+    # Read by NumPy when it is imported: processes for the cores, not threads.
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     compiled_cache.prepare()
     try:
         cli()

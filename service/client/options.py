@@ -48,6 +48,13 @@ def server_options(command: Command) -> Command:
     return one_line_errors(command)
 
 
+def json_option(command: Command) -> Command:
+    """Give a command `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the server's answer, as JSON.")(
+        command
+    )
+
+
 def one_line_errors(command: Command) -> Command:
     """End a command with one line on standard error and the error's exit status."""
 

@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,20 +10,12 @@ from pydantic import ValidationError
 from service.access import SCOPES, ApiKey, made, new_token, rotated
 from service.errors import SettingsError
 from service.host.embedded import opened
+from service.host.options import redis_options
 from service.settings import load_settings
 from service.store import access
 from service.store.connection import Link
 
 TIMEOUT = 5.0  # seconds for Redis to answer
-
-
-def _with_redis(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where Redis is."""
-    command = click.option("--redis-url", help="Redis or Valkey to use instead of the embedded server.")(
-        command
-    )
-    folder = click.Path(file_okay=False, path_type=Path)
-    return click.option("--data-dir", type=folder, help="Folder of the embedded server.")(command)
 
 
 @click.group()
@@ -46,7 +36,7 @@ def keys() -> None:
 )
 @click.option("--requests-per-second", type=float, help="Most requests a second.")
 @click.option("--observations-per-second", type=float, help="Most observations a second.")
-@_with_redis
+@redis_options
 def create(name: str, **options: Any) -> None:
     """Make a key and print it: it is shown this once, and only its digest is stored.
 
@@ -65,7 +55,7 @@ def create(name: str, **options: Any) -> None:
 
 
 @keys.command("list")
-@_with_redis
+@redis_options
 def list_all(**location: Any) -> None:
     """List the keys, without their secrets."""
     with opened(load_settings(**location)) as url:
@@ -88,7 +78,7 @@ def list_all(**location: Any) -> None:
 @click.option(
     "--grace", type=click.FloatRange(0, 7 * 86_400), default=0.0, help="Seconds that the old one works on."
 )
-@_with_redis
+@redis_options
 def rotate(name: str, grace: float, **location: Any) -> None:
     """Give a key a new secret and print it."""
     with opened(load_settings(**location)) as url:
@@ -100,7 +90,7 @@ def rotate(name: str, grace: float, **location: Any) -> None:
 
 @keys.command()
 @click.argument("name")
-@_with_redis
+@redis_options
 def revoke(name: str, **location: Any) -> None:
     """Delete a key: within a second nobody is served with it."""
     with opened(load_settings(**location)) as url:

@@ -28,7 +28,7 @@ HEALTHY = 3.0  # seconds after which a child that dies is not dying of its start
 FAILED_STARTS = 3  # in a row, after which `serve` gives up if it has not served yet
 REDIS_SECONDS = 15.0  # that a start waits for the Redis of REDIS_URL
 WEB_SECONDS = 120.0  # that a start waits for the first answer of a web process
-REMINDER = 3.0  # seconds between two log lines that say what a start waits for
+REMINDER = 5.0  # seconds between two log lines that say what a start waits for
 
 
 def _relay(lines: IO[bytes], log_line: Callable[[bytes], None]) -> None:

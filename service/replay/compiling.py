@@ -6,7 +6,7 @@ import time
 from model import ModelSpec, OnlineModel
 from service.logs import log
 
-SHORT = 2.0  # seconds that loading the compiled loop takes at most
+SHORT = 4.0  # seconds that loading the compiled loop takes at most
 
 
 def compile_loop() -> None:

@@ -5,7 +5,9 @@ from model.errors import ModelError, RowError, StateError
 from model.features import FeatureEncoder
 from model.labels import LabelEncoder
 from model.online import Learned, OnlineModel
+from model.optimizer_spec import OptimizerSpec
 from model.predictor import Predictor
+from model.scoring import row_losses
 from model.spec import ModelSpec
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "OnlineModel",
+    "OptimizerSpec",
     "Predictor",
     "RowError",
     "StateError",
     "compare_states",
+    "row_losses",
 ]

@@ -16,7 +16,7 @@ from model.metrics import PrequentialMetrics
 from model.optimizers import new_slots
 from model.parameters import Vector, layout_of, named_views
 from model.predictor import Predictor
-from model.program import CLIP_NORM, LEARNING_RATE, NORM_COUNT, SKIPPED, STEP, UPDATES, program_of
+from model.program import CLIP_NORM, LEARNING_RATE, NORM_COUNT, SCHEDULED, SKIPPED, STEP, UPDATES, program_of
 from model.scaling import KINDS, MEAN, deviation
 from model.spec import ModelSpec
 from model.state import (
@@ -235,6 +235,11 @@ class OnlineModel:
             self._arrays["counters"][counter] = predecessor._arrays["counters"][counter]
         monitor.clear(self._arrays["monitor"], self.step)
         self._note_build()
+
+    def continue_schedule(self, predecessor: "OnlineModel") -> None:
+        """Go on in the learning rate's schedule from where the model is that this one replaces, if theirs are equal."""
+        if self.spec.optimizer.schedule == predecessor.spec.optimizer.schedule:
+            self._arrays["counters"][SCHEDULED] = predecessor._arrays["counters"][SCHEDULED]
 
     def _note_build(self) -> None:
         """Note that from this step on the state is computed by this process's build."""

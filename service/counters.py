@@ -26,7 +26,11 @@ SNAPSHOTS = Histogram(
 SNAPSHOT_BYTES = Counter("freshet_snapshot_bytes", "Bytes of snapshots written.")
 PUBLICATIONS = Counter("freshet_publications", "Publications of weights.")
 PUBLICATION_BYTES = Counter("freshet_publication_bytes", "Bytes of weights published.")
-JOBS = Counter("freshet_jobs", "Retraining jobs that ended, by how.", ["outcome"])
+JOBS = Counter(
+    "freshet_jobs",
+    "Retraining jobs that ended: promoted, refused, not promoted, failed, cancelled.",
+    ["outcome"],
+)
 JOB_SECONDS = Histogram(
     "freshet_job_seconds", "Time that retraining jobs took.", buckets=(1, 5, 20, 60, 300, 1200, 3600, 14400)
 )

@@ -76,9 +76,9 @@ class Stored:
 
     def claimed(self, job: Job) -> Attempt:
         """An attempt at a job by a trainer."""
-        attempt = jobs.claim(self.link, job, "test")
-        assert attempt is not None
-        return attempt
+        number = jobs.claim(self.link, job, "test")
+        assert number > 0
+        return Attempt(job.model, job.id, number)
 
     def attempt(self) -> Attempt:
         """The first attempt at a new job."""

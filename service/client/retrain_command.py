@@ -129,17 +129,20 @@ def body(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(job: dict[str, Any]) -> str:
-    """The last line: how it ended."""
+    """How it ended, with the losses of both sides."""
     if job["state"] != "succeeded":
         return f"{job['state']}{': ' + job['detail'] if job['detail'] else ''}"
     result = job["result"]
-    losses = [
-        f"{words} {result[name]:.4f}"
-        for name, words in (("validation_loss", "candidate"), ("live_loss", "live model"))
-        if result.get(name) is not None
-    ]
-    verdict = "promoted" if result["promoted"] else f"not promoted: {result['why']}"
-    return f"{verdict}; loss on the validation rows: {', '.join(losses) or 'none'}"
+    lines = ["promoted" if result["promoted"] else job["detail"]]
+    for measure, words in (("prequential_loss", "while learning"), ("validation_loss", "before")):
+        losses = [
+            f"{side} {result[name][measure]:.4f}"
+            for name, side in (("candidate", "candidate"), ("live", "live model"))
+            if result[name] is not None and result[name][measure] is not None
+        ]
+        if losses:
+            lines.append(f"loss on the validation rows, {words}: {', '.join(losses)}")
+    return "\n".join(lines)
 
 
 def epoch_text(losses: dict[str, Any]) -> str:

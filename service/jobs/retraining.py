@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from model.optimizer_spec import OptimizerSpec
-from service.errors import Invalid
+from model import OptimizerSpec
+from service.errors import ServiceError
 from service.schemas import Strict
 from service.store import log
 from service.store.connection import Link
 
 LEAST_ROWS = 20
 """Observations that a retraining needs at least, of which half must be left for training."""
+NOT_BETTER = "not better than the live model"
+"""Why `if_better` refuses a candidate."""
+
+
+class TooFewRows(ServiceError):
+    """The window has too few observations for a retraining."""
 
 
 class Window(Strict):
@@ -75,7 +81,7 @@ class Retraining(Strict):
         return value
 
     def counts(self, rows: int) -> tuple[int, int]:
-        """How many of so many rows are for training and for validation. Raises Invalid if they are too few."""
+        """How many of so many rows are for training and for validation. Raises TooFewRows."""
         validation = round(self.validation * rows)
         training = rows - validation
         if rows < LEAST_ROWS or training < LEAST_ROWS // 2 or (self.validation > 0 and validation < 1):
@@ -83,7 +89,7 @@ class Retraining(Strict):
                 f"{rows} observations in the log's window, {training} of them for training; "
                 f"a retraining needs {LEAST_ROWS}, of which {LEAST_ROWS // 2} for training"
             )
-            raise Invalid.at("/window", detail)
+            raise TooFewRows(detail)
         return training, validation
 
 

@@ -58,6 +58,11 @@ def model_of(job_id: str) -> str:
     return job_id.rpartition(".")[0]
 
 
+def token_of(job_id: str) -> str:
+    """The token of the promote command of a job."""
+    return f"promote:{job_id}"
+
+
 def start(
     link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str
 ) -> Started:
@@ -186,7 +191,7 @@ class Attempt:
             scripts.JOB_PROMOTE,
             [*self._keys, keys.log(self.name), keys.blobs(self.name)],
             [
-                *(self.id, self.number, generation, f"promote:{self.id}", json.dumps(command), candidate),
+                *(self.id, self.number, generation, token_of(self.id), json.dumps(command), candidate),
                 *(str(read.log_id), read.token, behind, json.dumps(result), 2 * blobs),
             ],
         )
@@ -197,17 +202,14 @@ class Attempt:
         return int(link.run(scripts.JOB_GIVE_BACK, self._keys, [self.id, self.number, int(died)])) > 0
 
 
-def claim(link: Link, job: Job, holder: str) -> Attempt | None:
+def claim(link: Link, job: Job, holder: str) -> int:
     """Take up a job that is queued, or running without a heartbeat, for the process `holder`.
 
-    None if it is not as it was seen any more, or has ended: it was cancelled, or had its last attempt.
+    The number of the attempt; 0 if the job is not as it was seen any more; −1 if it has ended now: it was cancelled, or
+    had its last attempt.
     """
-    number = link.run(
-        scripts.JOB_CLAIM,
-        [keys.meta(job.model), keys.job(job.model, job.id)],
-        [job.id, job.attempt, job.state, job.beat, holder],
-    )
-    return Attempt(job.model, job.id, int(number)) if int(number) > 0 else None
+    arguments = [job.id, job.attempt, job.state, job.beat, holder]
+    return int(link.run(scripts.JOB_CLAIM, [keys.meta(job.model), keys.job(job.model, job.id)], arguments))
 
 
 class JobNews:

@@ -1,15 +1,13 @@
 """A retraining job, from the log to the promote command. A trainer calls `run` in a process of its own."""
 
 import json
-import math
 import signal
 import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from model import ModelSpec, OnlineModel
-from model.errors import ModelError, StateError
+from model import ModelError, ModelSpec, OnlineModel, StateError
 from service import failpoints
 from service.errors import ServiceError, StoreError, StoreUnavailable
 from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
@@ -22,7 +20,8 @@ from service.store.connection import Link
 from service.store.jobs import Attempt
 from service.store.log import Entry, read_after
 from service.trainer.heartbeat import JobHeartbeat, JobLost
-from service.trainer.progress import Progress, Score
+from service.trainer.judging import Losses, Score, Verdict, validation_loss
+from service.trainer.progress import Progress
 from service.trainer.rows import Base, Piece, Rows, base_before, read_pieces
 
 BEHIND = 1000  # observations that a candidate may be behind the log's head when it is promoted
@@ -100,16 +99,14 @@ class Run:
         live = None if plan.base is None else self._live_at(plan, pieces)
         trained = self._train(live, rows)
         candidate = self._candidate(live, trained)
-        judged = self._judge(live, candidate, plan, pieces, rows)
-        result = {"rows": plan.counts, **judged}
-        better = (judged["validation_loss"] or math.inf) < (judged["live_loss"] or math.inf)
-        if self.asked.promote == "never" or (self.asked.promote == "if_better" and not better):
-            why = (
-                "it was not to be" if self.asked.promote == "never" else "it is no better than the live model"
-            )
-            self.attempt.finish(self.link, "succeeded", {**result, "promoted": False, "why": why})
-            return
-        self._promote(candidate, pieces[-1].entry, result)
+        verdict = self._judge(live, candidate, plan, pieces, rows)
+        refusal = verdict.refusal(self.asked.promote)
+        result = {"rows": plan.counts, **verdict.to_record(), "promoted": refusal is None, "why": refusal}
+        log.info("judged a candidate", model=self.name, job=self.attempt.id, **result)
+        if refusal is not None:
+            self.attempt.finish(self.link, "succeeded", result)
+        else:
+            self._promote(candidate, pieces[-1].entry, result)
 
     def _enter(self, stage: str) -> None:
         self.heartbeat.tell(stage)
@@ -200,13 +197,14 @@ class Run:
         return live.spec if live is not None else ModelSpec.model_validate_json(self.meta.current_spec)
 
     def _candidate(self, live: OnlineModel | None, trained: OnlineModel) -> OnlineModel:
-        """The trained weights as the live model's successor: its optimizer and settings, its place in the log."""
+        """The trained weights as the live model's successor, with its optimizer, settings and learning rate."""
         candidate = OnlineModel(self.rebuilt or self._spec(live))
         if live is not None:
             candidate.inherit(live)
             if self.rebuilt is None:
                 candidate.set_learning_rate(live.learning_rate)
                 candidate.set_clip_norm(live.clip_norm)
+            candidate.continue_schedule(live)  # or else it would be judged, and go live, at another rate
         candidate.adopt(trained)
         return candidate
 
@@ -219,12 +217,13 @@ class Run:
         plan: Plan,
         pieces: list[Piece],
         rows: Rows,
-    ) -> dict[str, float | None]:
+    ) -> Verdict:
         """Let both learn the validation rows, each predicted first, and compare the losses of those predictions."""
         self._enter("judging")
         if live is not None and live.spec.output != candidate.spec.output:
             live = None  # probabilities and margins do not compare
-        scores = {"validation_loss": Score(candidate.spec, rows), "live_loss": Score(candidate.spec, rows)}
+        before = [None if model is None else validation_loss(model, rows) for model in (candidate, live)]
+        ours, theirs = Score(candidate.spec, rows), Score(candidate.spec, rows)
         sources = Sources(self.link, self.name)
         for piece in pieces:
             if piece.position < plan.split or (piece.position == plan.split and not piece.entry.command):
@@ -235,10 +234,10 @@ class Run:
                 self._follow(candidate, piece.entry, sources)
                 live = live and obey(live, piece.entry, sources)
                 continue
-            scores["validation_loss"].add(piece.learn(candidate), piece.block)
+            ours.add(piece.learn(candidate), piece.block)
             if live is not None:
-                scores["live_loss"].add(piece.learn(live), piece.block)
-        return {name: score.mean for name, score in scores.items()}
+                theirs.add(piece.learn(live), piece.block)
+        return Verdict(Losses(before[0], ours.mean), None if live is None else Losses(before[1], theirs.mean))
 
     def _follow(self, candidate: OnlineModel, entry: Entry, sources: Sources) -> None:
         """Commands that the candidate obeys too: its live settings. What replaces weights is not meant for it."""
@@ -263,7 +262,7 @@ class Run:
                 state,
                 last,
                 behind=behind,
-                result={**result, "promoted": True},
+                result=result,
                 blobs=self.settings.checkpoints,
             )
             if outcome == "appended":

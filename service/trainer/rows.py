@@ -128,7 +128,7 @@ class Rows:
     @property
     def spread(self) -> Array:
         """The deviation of each target's labels; 1 where they are constant."""
-        labels = np.concatenate([self.training.labels, self.validation.labels])
+        labels = np.concatenate([block.labels for block in (self.training, self.validation) if len(block)])
         deviation = labels.std(axis=0)
         return np.where((deviation > 0) & np.isfinite(deviation), deviation, 1.0)
 

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
+from service.counters import JOB_SECONDS, JOBS
 from service.errors import StoreError, StoreUnavailable
 from service.jobs import schedules
+from service.jobs.retraining import NOT_BETTER
 from service.logs import log
 from service.processes import has_died, identity
 from service.replay.compiling import compile_loop
@@ -128,16 +130,34 @@ class Trainer:
             compile_loop()  # from its cache, which the first job has filled: the next ones start at once
 
     def _tidy_up(self, running: RunningJob) -> None:
-        """Tell what became of a job whose process has ended, if that did not. Raises StoreUnavailable."""
+        """End a job whose process was killed, give back one whose process died. Raises StoreUnavailable."""
         attempt = running.attempt
         if running.verdict is not None:
             state, detail = running.verdict
-            if attempt.finish(self._link, state, None, detail):
-                log.info("a job has ended", model=attempt.name, job=attempt.id, state=state, detail=detail)
+            attempt.finish(self._link, state, None, detail)
         elif running.process.exitcode != 0:
             again = attempt.give_back(self._link, died=True)
             status = running.process.exitcode
             log.warning("a training process died", job=attempt.id, status=status, again=again)
+        self._report_end(attempt)
+
+    def _report_end(self, attempt: Attempt) -> None:
+        """Log and count how a job has ended, if it has."""
+        job = jobs.load(self._link, attempt.name, attempt.id)
+        if job is None or job.state not in jobs.ENDED or job.attempt != attempt.number:
+            return
+        result = job.result or {}
+        if job.state != "succeeded":
+            outcome = job.state
+        elif result.get("promoted"):
+            outcome = "promoted"
+        else:
+            outcome = "refused" if result.get("why") == NOT_BETTER else "not promoted"
+        seconds = round((job.ended or 0.0) - (job.started or job.created), 3)
+        detail = job.detail or result.get("why") or ""
+        log.info("a job ended", model=job.model, job=job.id, outcome=outcome, detail=detail, seconds=seconds)
+        JOBS.labels(outcome).inc()
+        JOB_SECONDS.observe(seconds)
 
     def _mind(self, running: RunningJob, silent: list[Job]) -> None:
         """End the running job's process if the job was cancelled, is silent, or is not this trainer's any more."""
@@ -191,10 +211,14 @@ class Trainer:
 
     def _claim(self, job: Job) -> None:
         """Take up a job and start its process, unless another trainer was faster."""
-        attempt = jobs.claim(self._link, job, self._holder)
-        if attempt is None:
+        number = jobs.claim(self._link, job, self._holder)
+        if number <= 0:
+            if number < 0:
+                self._report_end(Attempt(job.model, job.id, job.attempt))
             return
-        log.info("a job starts", model=attempt.name, job=attempt.id, attempt=attempt.number)
+        attempt = Attempt(job.model, job.id, number)
+        asked_by = job.request.get("by")
+        log.info("a job starts", model=job.model, job=job.id, attempt=number, asked_by=asked_by)
         # A fork: it has the compiled loop that this process has loaded. This process has no threads.
         process = multiprocessing.get_context("fork").Process(
             target=training.run, args=(self._settings, attempt, os.getpid()), daemon=True

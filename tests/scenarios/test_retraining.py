@@ -149,7 +149,8 @@ def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_m
         server, started(server, promote="if_better", start="scratch", epochs=1, learning_rate=1e-6)
     )
     assert (refused["state"], refused["result"]["promoted"]) == ("succeeded", False)
-    assert refused["result"]["validation_loss"] > refused["result"]["live_loss"]
+    sides = refused["result"]["candidate"], refused["result"]["live"]
+    assert sides[0]["prequential_loss"] > sides[1]["prequential_loss"]
 
     total = 3000 + client.end()
     assert_all_counted_once(server, total)
@@ -305,7 +306,13 @@ def test_the_command_line_follows_a_job(folder: Path) -> None:
         command = [*FRESHET, "retrain", "m", "--url", server.api.base, "--epochs", "3", "--promote", "always"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert "epoch 3: loss" in done.stderr
-        assert done.stdout.startswith("promoted; loss on the validation rows: candidate")
+        promoted, while_learning, before = done.stdout.splitlines()
+        assert promoted == "promoted"
+        assert while_learning.startswith("loss on the validation rows, while learning: candidate 0.")
+        assert before.startswith("loss on the validation rows, before: candidate 0.")
+        worse = [*command, "--promote", "if_better", "--start", "scratch", "--learning-rate", "1e-9"]
+        refused = subprocess.run(worse, capture_output=True, text=True, timeout=60, check=True)
+        assert refused.stdout.startswith("refused: not better than the live model: prequential loss 0.")
         as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True)
         assert json.loads(as_json.stdout)["result"]["promoted"]
         bad = subprocess.run([*command, "--validation", "1"], capture_output=True, text=True, check=False)

@@ -44,7 +44,7 @@ HEAD = LogId(10, 0)
 def test_a_queued_job_is_claimed_by_one_trainer_only(stored: Stored) -> None:
     job = stored.job()
     assert stored.claimed(job).number == 1
-    assert jobs.claim(stored.link, job, "another") is None
+    assert jobs.claim(stored.link, job, "another") == 0
     running = stored.loaded(job.id)
     assert (running.state, running.attempt, running.holder) == ("running", 1, "test")
 
@@ -54,7 +54,7 @@ def test_a_running_job_whose_heartbeat_has_moved_is_not_claimed(stored: Stored) 
     seen = stored.loaded(attempt.id)
     time.sleep(0.002)  # heartbeats are stored in milliseconds
     assert attempt.beat(stored.link, None, "training", None)
-    assert jobs.claim(stored.link, seen, "another") is None
+    assert jobs.claim(stored.link, seen, "another") == 0
     assert stored.claimed(stored.loaded(attempt.id)).number == 2
 
 
@@ -62,7 +62,7 @@ def test_a_job_has_failed_when_its_third_attempt_has_died(stored: Stored) -> Non
     job = stored.job()
     for number in (1, 2, 3):
         assert stored.claimed(stored.loaded(job.id)).number == number
-    assert jobs.claim(stored.link, stored.loaded(job.id), "another") is None
+    assert jobs.claim(stored.link, stored.loaded(job.id), "another") == -1
     ended = stored.loaded(job.id)
     assert (ended.state, ended.detail) == ("failed", "its trainer died 3 times")
 
@@ -142,7 +142,7 @@ def test_a_cancelled_job_is_not_claimed(state: str, stored: Stored) -> None:
     if state == "running":
         stored.claimed(job)
     jobs.cancel(stored.link, stored.name, job.id)
-    assert jobs.claim(stored.link, stored.loaded(job.id), "test") is None
+    assert jobs.claim(stored.link, stored.loaded(job.id), "test") <= 0
     assert stored.loaded(job.id).state == "cancelled"
 
 
@@ -223,7 +223,7 @@ def test_a_job_that_version_0_1_has_queued_is_claimed(stored: Stored) -> None:
     assert jobs.current(stored.link, [name]) == {name: job_id}
     assert stored.claimed(stored.loaded(job_id)).number == 2
     assert stored.claimed(stored.loaded(job_id)).number == 3
-    assert jobs.claim(stored.link, stored.loaded(job_id), "test") is None  # its first attempt had died, too
+    assert jobs.claim(stored.link, stored.loaded(job_id), "test") == -1  # its first attempt had died, too
     assert stored.loaded(job_id).detail == "its trainer died 3 times"
 
 

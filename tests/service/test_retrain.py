@@ -58,7 +58,9 @@ def test_a_retraining_reports_losses_per_epoch_and_is_promoted_when_better(api: 
     result = job["result"]
     assert result["rows"] == {"training": 2400, "validation": 600}
     assert result["promoted"]
-    assert result["validation_loss"] < result["live_loss"]
+    assert result["candidate"]["prequential_loss"] < result["live"]["prequential_loss"]
+    assert result["candidate"]["validation_loss"] == pytest.approx(job["losses"][-1]["validation_loss"])
+    assert result["candidate"]["validation_loss"] < result["live"]["validation_loss"]
     wait_until(lambda: accuracy(api, name) > 0.95, 5)
     described = api("GET", f"/v1/models/{name}").body
     assert (described["step"], described["metrics"]["observations"], described["job"]) == (3000, 3000, None)
@@ -72,8 +74,65 @@ def test_a_worse_candidate_is_not_promoted(api: Api, name: str) -> None:
     teach(api, name, 500, seed=1)
     job = run(api, name, epochs=1, start="scratch", learning_rate=1e-6)
     assert (job["state"], job["result"]["promoted"]) == ("succeeded", False)
-    assert job["result"]["validation_loss"] > job["result"]["live_loss"]
+    result = job["result"]
+    assert result["candidate"]["prequential_loss"] > result["live"]["prequential_loss"]
+    assert result["why"] == "not better than the live model"
     assert accuracy(api, name) > 0.95
+
+
+@pytest.mark.parametrize(
+    "rate", [{"name": "cosine", "steps": 500, "minimum": 0.01}, {"name": "constant"}], ids=str
+)
+def test_a_candidate_that_is_the_live_model_is_judged_equal_to_it(
+    rate: dict[str, Any], api: Api, server: Server
+) -> None:
+    """It goes on with the live model's place in the learning rate's schedule."""
+    optimizer = {"name": "sgd", "learning_rate": 0.3, "schedule": rate}
+    name = server.create(SPEC | {"optimizer": optimizer, "scaling": "none"})
+    teach(api, name, 1000)
+    result = run(api, name, epochs=1, learning_rate=1e-12, promote="always")["result"]
+    assert result["candidate"] == {
+        measure: pytest.approx(loss, rel=1e-5) for measure, loss in result["live"].items()
+    }
+
+
+def test_a_regression_can_be_retrained_without_validation(api: Api, server: Server) -> None:
+    name = server.create(SPEC | {"task": "regression"})
+    rows = np.random.default_rng(0).normal(size=(50, 4)).tolist()
+    body = {"observations": [{"features": row, "label": sum(row)} for row in rows]}
+    assert api("POST", f"/v1/models/{name}/feedback", body).status in (200, 202)
+    job = run(api, name, epochs=1, validation=0.0, promote="always")
+    assert job["result"]["promoted"], job
+    assert job["result"]["candidate"] == {"validation_loss": None, "prequential_loss": None}
+
+
+def test_a_models_jobs_are_listed_newest_first_with_the_refused_and_the_scheduled(
+    api: Api, name: str, server: Server
+) -> None:
+    path = f"/v1/models/{name}/jobs"
+    assert api("GET", path).body == {"model": name, "jobs": []}
+    teach(api, name, 200)
+    promoted = run(api, name, epochs=3, promote="always")
+    refused = run(api, name, epochs=1, start="scratch", learning_rate=1e-9)
+    scheduled(api, name, after=10)
+    teach(api, name, 10, seed=1)
+    wait_until(lambda: len(promotions(api, name)) == 2, 20)
+    api("PATCH", f"/v1/models/{name}", {"retrain": None})
+    by_schedule, *asked_for = api("GET", path).body["jobs"]
+    assert asked_for == [without_losses(refused), without_losses(promoted)]
+    assert (by_schedule["request"]["by"], by_schedule["state"]) == ("schedule", "succeeded")
+    assert promoted["detail"] is None
+    assert refused["detail"].startswith("refused: not better than the live model: prequential loss 0.")
+    assert api("GET", "/v1/models/nobody/jobs").status == 404
+    lines = [line for line in server.log().splitlines() if refused["job"] in line]
+    assert [event in line for event, line in zip(EVENTS, lines, strict=True)] == [True] * 3, lines
+
+
+EVENTS = ("a job starts", "judged a candidate", "a job ended")
+
+
+def without_losses(job: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in job.items() if key != "losses"}
 
 
 def test_a_promotion_can_be_rolled_back(api: Api, name: str) -> None:

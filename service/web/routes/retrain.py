@@ -13,13 +13,13 @@ from service.errors import (
     StoreUnavailable,
     WrongGeneration,
 )
-from service.jobs.retraining import Retraining, start_of
+from service.jobs.retraining import Retraining, TooFewRows, start_of
 from service.schemas import parse
 from service.store import jobs, models
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
 from service.web.replicas.replica import Served, missing
-from service.web.routes.jobs import told
+from service.web.routes.jobs import to_response
 
 routes = Blueprint("retrain", __name__)
 
@@ -52,7 +52,10 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
     if found is None:
         raise missing(link, served)
     head = found[0].head.position
-    body.counts(head - start_of(body.window, link, served.name, head))
+    try:
+        body.counts(head - start_of(body.window, link, served.name, head))
+    except TooFewRows as error:
+        raise Invalid.at("/window", str(error)) from None
 
 
 def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
@@ -76,4 +79,4 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     if job is None:
         raise NotFound(f"model {name} was deleted")
     where = url_for("jobs.describe", job_id=job_id)
-    return answer(told(job), HTTPStatus.ACCEPTED, {"Location": where})
+    return answer(to_response(job), HTTPStatus.ACCEPTED, {"Location": where})

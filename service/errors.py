@@ -84,6 +84,10 @@ class TermLost(StoreError):
     """Another learner leads the model."""
 
 
+class StaleWrite(StoreError):
+    """What a learner would write is not of the log as it is, or older than what is stored. Nothing was written."""
+
+
 class LogGap(StoreError):
     """The log does not follow on the state it should be applied to."""
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.store import jobs, lease, models, snapshots
+from service.store import checkpoints, jobs, lease, models, snapshots
 from service.store.appending import Append, Limits, append, append_command
 from service.store.blocks import Block
+from service.store.checkpoints import Checkpoint
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job
+from service.store.lease import Fence
 from service.store.log import NO_ROWS, Entry, LogId, read_after
-from service.store.snapshots import Keep, Snapshot
+from service.store.snapshots import Keep
 
 LIMITS = Limits(remembered=1000, max_lag=1000, label_ttl_ms=1000)
 KEEP = Keep(trim_below=0, keep_bytes=1000, blobs=10)
@@ -58,9 +60,33 @@ class Stored:
         assert found is not None
         return found
 
-    def snapshot(self, term: int, log_id: LogId, state: bytes = b"", keep: Keep = KEEP) -> None:
+    def fence(self, term: int, log_id: LogId, timeline: int = 1, token: bytes | None = None) -> Fence:
+        """What a learner shows with a write."""
+        return Fence(self.name, self.generation, term, timeline, log_id, token)
+
+    def snapshot(self, fence: Fence, state: bytes = b"", keep: Keep = KEEP) -> None:
         """Keep a snapshot."""
-        snapshots.save(self.link, self.name, self.generation, term, Snapshot(log_id, 1, state), keep)
+        snapshots.save(self.link, fence, state, None, keep)
+
+    def state(self) -> bytes:
+        """The state of the newest snapshot."""
+        stored = snapshots.load(self.link, self.name, self.generation)
+        assert stored is not None
+        return stored.state
+
+    def checkpoint(self, fence: Fence) -> None:
+        """Keep a checkpoint."""
+        made = Checkpoint(str(fence.log_id), str(fence.log_id), fence.log_id.position, 0.0, "periodic", "", 0)
+        checkpoints.save(self.link, fence, made, b"", 3)
+
+    def checkpoints(self) -> list[str]:
+        """The ids of its checkpoints."""
+        return [made.id for made in checkpoints.list_all(self.link, self.name)]
+
+    def beat(self, term: int, published: LogId, timeline: int = 1) -> object:
+        """One heartbeat."""
+        [answer] = lease.beat(self.link, [lease.Held(self.name, self.generation, term, timeline, published)])
+        return answer
 
     def job(self) -> Job:
         """A new job, queued."""

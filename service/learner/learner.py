@@ -32,8 +32,9 @@ class Learner:
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings = settings
-        self.link = Link(url, settings.redis_timeout)
-        self._stream = Link(url, settings.redis_timeout)  # for publishing and reading logs
+        # Steady: after a reconnect the log is looked at first, see `_resume`.
+        self.link = Link(url, settings.redis_timeout, steady=True)
+        self._stream = Link(url, settings.redis_timeout, steady=True)  # for publishing and reading logs
         self._crowded = False  # entries come faster than one by one: gather some before the next read
         self._unanswered = 0  # commands that were sent on it
         self.led: dict[str, Led] = {}
@@ -272,6 +273,7 @@ class Learner:
         if self._connected:
             log.warning("lost Redis", error=str(error))
         self._connected = False
+        self.link.close()
         self._stream.close()
         self._unanswered = 0
         self.progress_at = time.monotonic()
@@ -279,6 +281,8 @@ class Learner:
 
     def _resume(self) -> None:
         """After a reconnect: go on if the log is the one that was applied, else say so and reload."""
+        self.link.open()
+        self._stream.open()
         known = models.describe(self.link, list(self.led))
         for led in list(self.led.values()):
             found = known[led.name]
@@ -290,6 +294,9 @@ class Learner:
                 elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
                     self._reload(led, "after a reconnect the log is not the one that was applied")
                 else:
+                    led.timeline = found[
+                        0
+                    ].timeline  # the answer to a new timeline's start may have been lost
                     led.republish = True
         self._connected = True
         log.info("Redis is back")

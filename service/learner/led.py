@@ -15,14 +15,14 @@ from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, 
 from service.logs import log
 from service.replay.commands import REPLACING, Sources, obey
 from service.settings import Settings
-from service.store import checkpoints, models, refusals, snapshots
+from service.store import checkpoints, lease, models, refusals, snapshots
 from service.store.blocks import join
 from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
+from service.store.lease import Fence
 from service.store.log import START, Entry, LogId, sizes, token_at
 from service.store.messages import Result, Weights, publish_results_command, publish_weights_command
 from service.store.refusals import Refusal
-from service.store.snapshots import Snapshot
 
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
 SIZE_SAMPLES = 256
@@ -85,9 +85,9 @@ class Led:
         snapshot = snapshots.load(link, name, meta.generation)
         model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
         log_id = START if snapshot is None else snapshot.log_id
-        token = token_at(link, name, log_id)
+        token = token_at(link, name, log_id) if snapshot is None or snapshot.token is None else snapshot.token
         led = cls(settings, link, name, meta.generation, term, meta.timeline, model, log_id, token)
-        led.snapshot_id = log_id
+        led.snapshot_id = led.published = log_id
         led.rebuilt = model.spec != spec
         for made in checkpoints.list_all(link, name):
             led.checkpoint_position = max(led.checkpoint_position, made.step)
@@ -163,7 +163,7 @@ class Led:
             self._refuse(entry, error)
             return
         if model.spec != self.spec:
-            self._note_rebuild(model.spec)
+            self._note_rebuild(entry, model.spec)
         self.model = model
         if action == "promote":
             failpoints.reach("after-promotion")
@@ -176,16 +176,24 @@ class Led:
         refusal = Refusal(
             str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
         )
-        try:
-            refusals.record(self.link, self.name, self.generation, self.term, refusal)
-        except TermLost:
-            self.lost = True
+        with self._noticing_loss():
+            refusals.record(self.link, self._fence(entry.log_id, entry.token), refusal)
         self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
 
-    def _note_rebuild(self, spec: ModelSpec) -> None:
+    def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:
         self.rebuilt = True
+        with self._noticing_loss():
+            lease.note_rebuild(self.link, self._fence(entry.log_id, entry.token), spec.model_dump_json())
+
+    def _fence(self, log_id: LogId, token: bytes | None) -> Fence:
+        """What is shown with a write that is about the entry at a log id."""
+        return Fence(self.name, self.generation, self.term, self.timeline, log_id, token)
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Note that another learner leads, should a write be refused for that."""
         try:
-            models.rebuilt(self.link, self.name, self.generation, self.term, spec.model_dump_json())
+            yield
         except TermLost:
             self.lost = True
 
@@ -207,9 +215,8 @@ class Led:
         )
         most = self.settings.checkpoints
         try:
-            checkpoints.save(self.link, self.name, self.generation, self.term, made, state, most)
-        except TermLost:
-            self.lost = True
+            with self._noticing_loss():
+                checkpoints.save(self.link, self._fence(self.log_id, self.token), made, state, most)
         except StoreFull as error:
             log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
         self.checkpoint_position, self.checkpoint_at = self.log_id.position, time.monotonic()
@@ -269,12 +276,12 @@ class Led:
         return self.snapshot_id != self.log_id and time.monotonic() - self.snapshot_at >= interval
 
     def snapshot(self, link: Link) -> None:
-        """Keep the state in Redis and trim the log. Raises TermLost."""
+        """Keep the state in Redis and trim the log. Raises TermLost, StaleWrite."""
         with self.snapshot_cost.measured():
             loss = self.model.metrics()["window"]["loss"]
-            snapshot = Snapshot(self.log_id, self.timeline, self.model.to_bytes(), loss)
             keep = snapshots.Keep(self._trim_below(), self.spec.keep_bytes, self.settings.checkpoints)
-            snapshots.save(link, self.name, self.generation, self.term, snapshot, keep)
+            fence = self._fence(self.log_id, self.token)
+            snapshots.save(link, fence, self.model.to_bytes(), loss, keep)
         self.snapshot_id, self.snapshot_at = self.log_id, time.monotonic()
 
 

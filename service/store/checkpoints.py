@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from service.errors import BlobGone, TermLost
+from service.errors import BlobGone
 from service.store import keys, scripts
 from service.store.connection import Link
+from service.store.lease import Fence
 from service.store.log import LogId
 
 Reason = Literal["requested", "periodic", "promotion", "rollback", "weights"]
@@ -31,17 +32,18 @@ class Checkpoint:
         return LogId.parse(self.log_id.encode())
 
 
-def save(
-    link: Link, name: str, generation: bytes, term: int, made: Checkpoint, state: bytes, most: int
-) -> None:
-    """Keep a checkpoint; `most` are kept in all. Raises TermLost, StoreFull."""
-    saved = link.run(
+def save(link: Link, fence: Fence, made: Checkpoint, state: bytes, most: int) -> None:
+    """Keep a checkpoint; `most` are kept in all. Raises TermLost, StaleWrite, StoreFull."""
+    name = fence.name
+    outcome = link.run(
         scripts.CHECKPOINT,
-        [keys.meta(name), keys.lease(name), keys.checkpoints(name), keys.checkpoint_states(name)],
-        [generation, term, made.id, json.dumps(asdict(made)), state, most],
+        [
+            *(keys.meta(name), keys.lease(name), keys.log(name)),
+            *(keys.checkpoints(name), keys.checkpoint_states(name)),
+        ],
+        [*fence.arguments, made.id, json.dumps(asdict(made)), state, most],
     )
-    if not saved:
-        raise TermLost(name)
+    fence.check(outcome)
 
 
 def list_all(link: Link, name: str) -> list[Checkpoint]:

@@ -26,9 +26,11 @@ class Link:
     """A connection that one thread uses. It connects on first use and again after an error.
 
     A command is sent once: if its answer does not come, StoreUnavailable tells whether it may have been carried out.
+    A `steady` link does not connect again by itself: Redis may have come back as another one, so that its owner has to
+    look first, after `open`.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, steady: bool = False) -> None:
         options: dict[str, Any] = {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
@@ -44,6 +46,7 @@ class Link:
                 f"REDIS_URL is not an address of Redis ({error}); it looks like redis://HOST:6379/0"
             ) from None
         self.timeout = timeout
+        self._steady = steady
         self.connects = 0  # how often it has connected: Redis may have come back as another one
         self._used_at = 0.0
         self._grace = 0.0  # seconds more for the answers to what was sent
@@ -100,17 +103,24 @@ class Link:
         except redis.ResponseError as error:
             return _translated(error)
 
+    def open(self) -> None:
+        """Connect, unless it is connected. Raises StoreUnavailable."""
+        try:
+            if not self._connection.is_connected:
+                self._connection.connect()
+                self.connects += 1
+        except (redis.RedisError, OSError) as error:
+            self._connection.disconnect()
+            self._grace = 0.0
+            raise StoreUnavailable(f"cannot connect to Redis: {error}") from error
+
     def send(self, commands: Sequence[Sequence[Any]]) -> None:
         """Send commands; `receive` must follow."""
         connection = self._connection
-        try:
-            if not connection.is_connected:
-                connection.connect()
-                self.connects += 1
-        except (redis.RedisError, OSError) as error:
-            connection.disconnect()
-            self._grace = 0.0
-            raise StoreUnavailable(f"cannot connect to Redis: {error}") from error
+        if not connection.is_connected:
+            if self._steady and self.connects:
+                raise StoreUnavailable("the connection to Redis was lost")
+            self.open()
         packed = connection.pack_commands(commands)
         self._grace += sum(map(len, packed)) / SLOWEST
         try:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from service.errors import StoreError, TermLost
+from service.errors import StaleWrite, StoreError, TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -19,12 +20,42 @@ def acquire(link: Link, name: str, generation: bytes, seen: Lead, holder: str) -
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """What a learner shows with every write: whose model, by which term, and the last entry that what it writes took.
+
+    A write is refused by a script if another learner leads, or if the entry is not of the log as it is.
+    """
+
+    name: str
+    generation: bytes
+    term: int
+    timeline: int
+    log_id: LogId
+    token: bytes | None = None  # of the entry; None: not known
+
+    @property
+    def arguments(self) -> list[Any]:
+        """The first arguments of each such script."""
+        return [self.generation, self.term, self.timeline, str(self.log_id), self.token or b""]
+
+    def check(self, outcome: bytes) -> None:
+        """Raise TermLost or StaleWrite if the script has refused the write."""
+        if outcome == b"lost":
+            raise TermLost(self.name)
+        if outcome == b"stale":
+            raise StaleWrite(
+                f"model {self.name}: {self.log_id} of timeline {self.timeline} is not of this log, or old"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A lead that is held: by whom with which term, and what was published of the model last."""
 
     name: str
     generation: bytes
     term: int
+    timeline: int
     published: LogId
 
 
@@ -37,7 +68,10 @@ def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError
     answers = link.run_many(
         scripts.BEAT,
         [
-            ([keys.meta(lead.name), keys.lease(lead.name)], [lead.generation, lead.term, str(lead.published)])
+            (
+                [keys.meta(lead.name), keys.lease(lead.name)],
+                [lead.generation, lead.term, lead.timeline, str(lead.published)],
+            )
             for lead in held
         ],
     )
@@ -88,3 +122,12 @@ def ask_new_timeline(link: Link, name: str, generation: bytes, seen: Sight) -> b
     """Ask for a timeline after the one that was seen, if the log does not hold what was. Returns whether that is so."""
     arguments = [generation, seen.timeline, *seen.log_id, seen.term, int(seen.is_gone)]
     return bool(link.run(scripts.RENEW, [keys.meta(name), keys.lease(name)], arguments))
+
+
+def note_rebuild(link: Link, fence: Fence, spec: str) -> None:
+    """Note that the model is of another spec than it was created by. Raises TermLost, StaleWrite."""
+    name = fence.name
+    outcome = link.run(
+        scripts.REBUILT, [keys.meta(name), keys.lease(name), keys.log(name)], [*fence.arguments, spec]
+    )
+    fence.check(outcome)

@@ -4,7 +4,6 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from service.errors import TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -78,12 +77,6 @@ def delete(link: Link, name: str) -> bool:
     deleted = link.run(scripts.DELETE, keys.all_of(name) + jobs, [generation])
     link.call_many([("HDEL", keys.MODELS, name), ("PUBLISH", keys.EVENTS, name)])
     return bool(deleted)
-
-
-def rebuilt(link: Link, name: str, generation: bytes, term: int, spec: str) -> None:
-    """Note that the model is of another spec than it was created by. Raises TermLost."""
-    if not link.run(scripts.REBUILT, [keys.meta(name), keys.lease(name)], [generation, term, spec]):
-        raise TermLost(name)
 
 
 def mark_deleted(link: Link, generation: bytes) -> None:

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from service.errors import TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
+from service.store.lease import Fence
 from service.store.log import LogId
 
 MOST = 100
@@ -28,15 +28,15 @@ class Refusal:
         return {field: value for field, value in asdict(self).items() if field != "token"}
 
 
-def record(link: Link, name: str, generation: bytes, term: int, refusal: Refusal) -> None:
-    """Record that a command was refused: every replay refuses it too. Raises TermLost."""
-    recorded = link.run(
+def record(link: Link, fence: Fence, refusal: Refusal) -> None:
+    """Record that a command was refused: every replay refuses it too. Raises TermLost, StaleWrite."""
+    name = fence.name
+    outcome = link.run(
         scripts.REFUSE,
-        [keys.meta(name), keys.lease(name), keys.refusals(name)],
-        [generation, term, refusal.log_id, json.dumps(asdict(refusal)), MOST],
+        [keys.meta(name), keys.lease(name), keys.log(name), keys.refusals(name)],
+        [*fence.arguments, json.dumps(asdict(refusal)), MOST],
     )
-    if not recorded:
-        raise TermLost(name)
+    fence.check(outcome)
 
 
 def at(link: Link, name: str, log_id: LogId, token: bytes) -> Refusal | None:

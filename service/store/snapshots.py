@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 
 from service import failpoints
-from service.errors import TermLost
 from service.store import keys, scripts
 from service.store.connection import Link
+from service.store.lease import Fence
 from service.store.log import LogId
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A state, and where in the log it stands."""
+    """A stored state: the last entry of the log that it took, by log id and token, and in which timeline."""
 
     log_id: LogId
     timeline: int
     state: bytes
-    loss: float | None = None  # in the fading window
+    token: bytes | None = None  # None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +28,33 @@ class Keep:
     blobs: int
 
 
-def save(link: Link, name: str, generation: bytes, term: int, snapshot: Snapshot, keep: Keep) -> None:
-    """Keep the snapshot, trim the log and let go of blobs that no replay needs. Raises TermLost."""
-    position = snapshot.log_id.position
+def save(link: Link, fence: Fence, state: bytes, loss: float | None, keep: Keep) -> None:
+    """Keep a state, trim the log and let go of blobs that no replay needs. `loss` is that in the fading window.
+
+    Raises TermLost; StaleWrite if a newer snapshot is stored.
+    """
+    name, position = fence.name, fence.log_id.position
     failpoints.reach("before-snapshot")
-    saved = link.run(
+    outcome = link.run(
         scripts.SNAPSHOT,
         [keys.meta(name), keys.lease(name), keys.snapshot(name), keys.log(name), keys.blobs(name)],
         [
-            *(generation, term, str(snapshot.log_id), position),
-            *(snapshot.timeline, snapshot.state, max(0, min(keep.trim_below, position))),
-            *(keep.keep_bytes, keep.blobs, "" if snapshot.loss is None else repr(snapshot.loss)),
+            *(*fence.arguments, position, state, max(0, min(keep.trim_below, position))),
+            *(keep.keep_bytes, keep.blobs, "" if loss is None else repr(loss)),
         ],
     )
     failpoints.reach("after-snapshot")
-    if not saved:
-        raise TermLost(name)
+    fence.check(outcome)
 
 
 def load(link: Link, name: str, generation: bytes) -> Snapshot | None:
     """The newest snapshot of this generation; None if there is none yet."""
-    found, log_id, timeline, state = link.call(
-        "HMGET", keys.snapshot(name), "generation", "log_id", "timeline", "state"
+    found, log_id, timeline, state, token = link.call(
+        "HMGET", keys.snapshot(name), "generation", "log_id", "timeline", "state", "token"
     )
     if found != generation:
         return None
-    return Snapshot(LogId.parse(log_id), int(timeline), state)
+    return Snapshot(LogId.parse(log_id), int(timeline), state, token or None)
 
 
 def place(link: Link, name: str, generation: bytes) -> LogId | None:

@@ -194,18 +194,18 @@ def test_the_log_is_not_trimmed_beyond_what_a_running_job_has_pinned(stored: Sto
     term = stored.lead()
     attempt = stored.attempt()
     assert attempt.beat(stored.link, 4, "training", None)
-    stored.snapshot(term, HEAD, keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
+    stored.snapshot(stored.fence(term, HEAD), keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
     assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (4, 0)
     assert attempt.finish(stored.link, "failed", None)
     stored.append()
-    stored.snapshot(term, LogId(11, 0), keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
+    stored.snapshot(stored.fence(term, LogId(11, 0)), keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
     assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (8, 0)
 
 
 def test_a_pin_that_would_hold_too_many_bytes_is_not_kept(stored: Stored) -> None:
     term = stored.lead()
     assert stored.attempt().beat(stored.link, 4, "training", None)
-    stored.snapshot(term, HEAD, keep=Keep(trim_below=8, keep_bytes=10, blobs=10))
+    stored.snapshot(stored.fence(term, HEAD), keep=Keep(trim_below=8, keep_bytes=10, blobs=10))
     assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (8, 0)
 
 

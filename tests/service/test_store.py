@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.errors import StaleWrite, TermLost
+from service.store import lease, refusals, snapshots
 from service.store.connection import Link
 from service.store.log import LogId, read_after
+from service.store.refusals import Refusal
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import Stored
@@ -31,9 +34,93 @@ def test_a_candidate_whose_following_rows_were_trimmed_is_not_promoted(stored: S
     for _ in range(20):
         stored.append()
     attempt = stored.attempt()
-    assert stored.promote(attempt, LogId(9, 0)) == "appended"
-    attempt = stored.attempt()
-    stored.snapshot(term, LogId(20, 1), keep=Keep(trim_below=15, keep_bytes=1000, blobs=10))
+    stored.snapshot(stored.fence(term, LogId(20, 0)), keep=Keep(trim_below=15, keep_bytes=1, blobs=10))
     assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (15, 0)
     assert stored.promote(attempt, LogId(10, 0)) == "gone"
-    assert stored.promote(attempt, LogId(20, 1)) == "appended"
+    assert stored.promote(attempt, LogId(20, 0)) == "appended"
+
+
+def test_a_late_snapshot_never_overwrites_a_newer_one(stored: Stored) -> None:
+    term = stored.lead()
+    for _ in range(5):
+        stored.append()
+    stored.snapshot(stored.fence(term, LogId(4, 0)), b"new")
+    with pytest.raises(StaleWrite):
+        stored.snapshot(stored.fence(term, LogId(2, 0)), b"late", Keep(trim_below=2, keep_bytes=1, blobs=1))
+    assert stored.state() == b"new"
+    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (1, 0)
+
+
+def test_a_late_snapshot_of_an_earlier_timeline_never_overwrites_one_of_a_later(stored: Stored) -> None:
+    term = stored.lead()
+    for _ in range(5):
+        stored.append()
+    assert lease.new_timeline(stored.link, stored.name, stored.generation, term, 2) == 2
+    stored.snapshot(stored.fence(term, LogId(2, 0), timeline=2), b"new")
+    with pytest.raises(StaleWrite):
+        stored.snapshot(stored.fence(term, LogId(5, 0)), b"late")
+    assert stored.state() == b"new"
+
+
+@pytest.mark.parametrize(("log_id", "token"), [((9, 0), None), ((3, 0), b"another"), ((4, 0), b"any")])
+def test_a_state_of_another_log_is_never_kept(stored: Stored, log_id: tuple[int, int], token: bytes) -> None:
+    """Redis came back older: the log ends before the state, or holds something else where the state was made."""
+    term = stored.lead()
+    for rows in (1, 2, 2):
+        stored.append(rows)
+    fence = stored.fence(term, LogId(*log_id), token=token)
+    with pytest.raises(StaleWrite):
+        stored.snapshot(fence)
+    with pytest.raises(StaleWrite):
+        stored.checkpoint(fence)
+    assert stored.checkpoints() == []
+    stored.snapshot(stored.fence(term, LogId(3, 0), token=b"token-2"))
+
+
+def test_nothing_is_written_by_a_learner_whose_term_is_over(stored: Stored) -> None:
+    old = stored.lead()
+    stored.append()
+    new = stored.lead()
+    fence = stored.fence(old, LogId(1, 0))
+    refusal = Refusal("1-0", "weights", "", 0.0)
+    for write in (
+        lambda: stored.snapshot(fence, b"late"),
+        lambda: stored.checkpoint(fence),
+        lambda: lease.note_rebuild(stored.link, fence, "{}"),
+        lambda: refusals.record(stored.link, fence, refusal),
+        lambda: lease.new_timeline(stored.link, stored.name, stored.generation, old, 2),
+    ):
+        with pytest.raises(TermLost):
+            write()
+    assert isinstance(stored.beat(old, LogId(1, 0)), TermLost)
+    lease.release(stored.link, stored.name, stored.generation, old, "late")
+    meta, lead = stored.described()
+    assert (lead.term, lead.counter, lead.failure, lead.published) == (new, 1, "", (0, 0))
+    assert (meta.timeline, meta.rebuilt) == (1, None)
+    assert snapshots.load(stored.link, stored.name, stored.generation) is None
+    assert stored.checkpoints() == []
+    assert refusals.list_all(stored.link, stored.name) == []
+
+
+def test_what_was_published_last_does_not_go_back_on_a_takeover(stored: Stored) -> None:
+    first = stored.lead()
+    for _ in range(5):
+        stored.append()
+    stored.beat(first, LogId(5, 0))
+    second = stored.lead()
+    stored.beat(second, LogId(0, 0))
+    assert stored.described()[1].published == (5, 0)
+    stored.beat(second, LogId(2, 0), timeline=2)
+    assert stored.described()[1].published == (2, 0)
+    stored.beat(second, LogId(5, 0))  # late
+    assert stored.described()[1].published == (2, 0)
+
+
+def test_a_late_note_of_a_rebuild_does_not_replace_a_newer_one(stored: Stored) -> None:
+    term = stored.lead()
+    for _ in range(3):
+        stored.append()
+    lease.note_rebuild(stored.link, stored.fence(term, LogId(3, 0)), "new")
+    with pytest.raises(StaleWrite):
+        lease.note_rebuild(stored.link, stored.fence(term, LogId(2, 0)), "late")
+    assert stored.described()[0].rebuilt == b"new"

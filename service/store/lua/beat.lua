@@ -1,13 +1,20 @@
 #!lua flags=allow-oom
--- Move the heartbeat of the leading learner.
+-- Move the heartbeat of the leading learner. What was published last never goes back within a timeline: neither when a
+-- learner takes over and has not published yet, nor by a late heartbeat.
 -- -> {1 if a republication is asked for, else 0; least number of the new timeline that is asked for, 0 if none is},
 --   or nil if the lead is lost
 local meta, lease = unpack(KEYS)
-local generation, term, published = unpack(ARGV)
+local generation, term, timeline, published = unpack(ARGV)
+--@include log_id
 
-local known = redis.call('HMGET', lease, 'term', 'republish', 'renew', 'failure', 'counter')
+local known = redis.call('HMGET', lease, 'term', 'republish', 'renew', 'failure', 'counter', 'timeline', 'published')
 if redis.call('HGET', meta, 'generation') ~= generation or known[1] ~= term then return false end
+local known_timeline = known[6] or timeline
+if tonumber(known_timeline) > tonumber(timeline) or (known_timeline == timeline and known[7]
+    and is_before(published, known[7])) then
+  timeline, published = known_timeline, known[7]
+end
 local counter = string.format('%.0f', tonumber(known[5]) + 1)
-redis.call('HSET', lease, 'counter', counter, 'published', published, 'republish', 0)
+redis.call('HSET', lease, 'counter', counter, 'timeline', timeline, 'published', published, 'republish', 0)
 if known[3] or known[4] then redis.call('HDEL', lease, 'renew', 'failure') end
 return {tonumber(known[2] or 0), tonumber(known[3] or 0)}

@@ -1,11 +1,13 @@
 -- Keep a checkpoint. Beyond `most` the oldest that was made by the clock goes, else the oldest.
--- -> 1, or 0 if the lead is lost
-local meta, lease, checkpoints, states = unpack(KEYS)
-local generation, term, id, description, state, most = unpack(ARGV)
+-- -> "kept" | "lost": another learner leads | "stale": its state is not of this log
+local meta, lease, log, checkpoints, states = unpack(KEYS)
+local generation, term, timeline, log_id, token = unpack(ARGV, 1, 5)  -- log id and token of the last entry in the state
+local id, description, state, most = unpack(ARGV, 6, 9)
 --@include fence
---@include log_id
+--@include history
 
-if not leads(meta, lease, generation, term) then return 0 end
+if not leads(meta, lease, generation, term) then return 'lost' end
+if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end
 redis.call('HSET', checkpoints, id, description)
 redis.call('HSET', states, id, state)
 local found = redis.call('HGETALL', checkpoints)
@@ -23,4 +25,4 @@ for index = 1, #others + 1 - tonumber(most) do
   redis.call('HDEL', checkpoints, others[index].id)
   redis.call('HDEL', states, others[index].id)
 end
-return 1
+return 'kept'

@@ -1,16 +1,21 @@
 #!lua flags=allow-oom
 -- Keep a snapshot, trim the log behind it and let go of blobs whose command is behind it.
 -- What a running job has pinned is kept, unless that would hold more than `keep_bytes` beyond what the log keeps.
--- -> 1, or 0 if the lead is lost
+-- -> "kept" | "lost": another learner leads | "stale": it is not of this log, or older than the snapshot that is stored
 local meta, lease, snapshot, log, blobs = unpack(KEYS)
--- trim_below: a position; kept_blobs: how many of commands that are behind the snapshot; loss: fading ("": none)
-local generation, term, log_id, step, timeline, state, trim_below, keep_bytes, kept_blobs, loss = unpack(ARGV)
+local generation, term, timeline, log_id = unpack(ARGV, 1, 4)
+local token, step, state = unpack(ARGV, 5, 7)  -- token: of the entry at the log id ("": not known)
+local trim_below, keep_bytes = unpack(ARGV, 8, 9)  -- trim_below: a position
+local kept_blobs, loss = unpack(ARGV, 10, 11)  -- blobs of commands behind the snapshot; fading loss ("": none)
 local PIN_SECONDS = 60
---@include log_id
+--@include fence
+--@include history
 
-local model = redis.call('HMGET', meta, 'generation', 'pin', 'pinned_at')
-if model[1] ~= generation then return 0 end
-if redis.call('HGET', lease, 'term') ~= term then return 0 end
+if not leads(meta, lease, generation, term) then return 'lost' end
+if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end
+local stored = redis.call('HMGET', snapshot, 'generation', 'timeline', 'log_id')
+if stored[1] == generation and stored[2] == timeline and is_before(log_id, stored[3]) then return 'stale' end
+local model = redis.call('HMGET', meta, 'pin', 'pinned_at')
 
 local function size_from(position)
   local entry = redis.call('XRANGE', log, position .. '-0', '+', 'COUNT', 1)[1]
@@ -20,8 +25,8 @@ local function size_from(position)
   end
 end
 local trim = tonumber(trim_below)
-local pin = tonumber(model[2] or trim)
-if pin < trim and tonumber(redis.call('TIME')[1]) - tonumber(model[3]) < PIN_SECONDS
+local pin = tonumber(model[1] or trim)
+if pin < trim and tonumber(redis.call('TIME')[1]) - tonumber(model[2]) < PIN_SECONDS
     and size_from(trim_below) - size_from(string.format('%.0f', pin)) <= tonumber(keep_bytes) then
   trim = pin
 end
@@ -37,9 +42,9 @@ end
 table.sort(passed, function(one, other) return is_before(other.command, one.command) end)
 
 redis.call('HSET', snapshot, 'generation', generation, 'term', term, 'log_id', log_id, 'step', step,
-  'timeline', timeline, 'state', state, 'loss', loss)
+  'token', token, 'timeline', timeline, 'state', state, 'loss', loss)
 for age, blob in ipairs(passed) do
   if age > tonumber(kept_blobs) or parse_id(blob.command) < trim then redis.call('HDEL', blobs, blob.field) end
 end
 redis.call('XTRIM', log, 'MINID', string.format('%.0f', trim) .. '-0')
-return 1
+return 'kept'

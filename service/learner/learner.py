@@ -38,6 +38,7 @@ class Learner:
         self._crowded = False  # entries come faster than one by one: gather some before the next read
         self._unanswered = 0  # commands that were sent on it
         self.led: dict[str, Led] = {}
+        self._last_terms: dict[str, int] = {}  # of the models that it has led
         self._heart = Heart(self, Link(url, settings.redis_timeout))
         self._candidates = Candidates(settings.lease_seconds)
         self._bench = Bench()
@@ -75,10 +76,10 @@ class Learner:
             self._looked_at = now
             self._look_for_models()
         for led in list(self.led.values()):
-            if led.lost:
-                self._drop(led, "another learner leads it")
-            elif led.renew:
-                with self._only(led):
+            with self._only(led):
+                if led.lost:
+                    self._lose(led)
+                elif led.renew:
                     self._renew(led)
         if not self.led:
             time.sleep(BEAT / 5)
@@ -125,8 +126,10 @@ class Learner:
         random.shuffle(free)
         # Half of what is free: learners that start together share the models.
         for name, (meta, lead) in free[: (len(free) + 1) // 2]:
-            term = lease.acquire(self.link, name, meta.generation, lead, self._holder)
+            least = self._last_terms.get(name, 0) + 1
+            term = lease.acquire(self.link, name, meta.generation, lead, self._holder, least)
             if term is not None:
+                self._last_terms[name] = term
                 self._take_over(name, meta, term)
 
     def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
@@ -157,6 +160,15 @@ class Learner:
     def _drop(self, led: Led, why: str) -> None:
         self.led.pop(led.name, None)
         log.warning("leads no longer", model=led.name, term=led.term, why=why)
+
+    def _lose(self, led: Led) -> None:
+        """Leave a model to the learner that leads it. If Redis came back older, that one is to start a new timeline."""
+        token = token_at(self.link, led.name, led.log_id)
+        is_gone = None not in (token, led.token) and token != led.token
+        seen = lease.Sight(led.timeline, led.log_id, led.term, is_gone)
+        if lease.ask_new_timeline(self.link, led.name, led.generation, seen):
+            log.error("Redis came back older", model=led.name, step=led.model.step, term=led.term)
+        self._drop(led, "another learner leads it")
 
     def _give_up(self, name: str, generation: bytes, term: int, error: Exception) -> None:
         """Let another learner try a model, say why, and leave it alone for a while."""
@@ -290,7 +302,7 @@ class Learner:
                 if found is None or found[0].generation != led.generation:
                     self._drop(led, self._why_gone(led))
                 elif found[1].term != led.term:
-                    self._drop(led, "another learner leads it")
+                    self._lose(led)
                 elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
                     self._reload(led, "after a reconnect the log is not the one that was applied")
                 else:

@@ -11,10 +11,15 @@ from service.store.log import LogId
 from service.store.models import Lead
 
 
-def acquire(link: Link, name: str, generation: bytes, seen: Lead, holder: str) -> int | None:
-    """Take the lead for the process `holder` if it has not moved since `seen`. Returns the new term; None if it has."""
+def acquire(link: Link, name: str, generation: bytes, seen: Lead, holder: str, least: int = 1) -> int | None:
+    """Take the lead for the process `holder` if it has not moved since `seen`. Returns the new term; None if it has.
+
+    The new term is at least `least`.
+    """
     term = link.run(
-        scripts.ACQUIRE, [keys.meta(name), keys.lease(name)], [generation, seen.term, seen.counter, holder]
+        scripts.ACQUIRE,
+        [keys.meta(name), keys.lease(name)],
+        [generation, seen.term, seen.counter, holder, least],
     )
     return int(term) or None
 

@@ -83,3 +83,22 @@ def test_a_cut_off_append_only_file_is_taken_up_to_its_last_whole_command(whole:
         driver.stop()
     assert web.described(name)["timeline"] == 1
     oracle.judge(web, ledger, name)
+
+
+def test_a_learner_notices_an_older_redis_by_its_lower_term(whole: System) -> None:
+    """Redis is set back to before the learner led; web processes that could notice have ended."""
+    first = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    oracle.teach(web, name, range(20))
+    first.kill()
+    whole.redis.copy(whole.folder / "copy")
+    second = whole.start("learner")
+    wait_until(lambda: "leads" in second.log(), 60, whole.log)
+    oracle.teach(web, name, range(20, 50))
+    web.kill()
+    whole.redis.restore(whole.folder / "copy")
+    web = whole.start("web")
+    wait_until(lambda: web.described(name)["timeline"] == 2, 20, whole.log)
+    oracle.teach(web, name, range(50, 60))
+    assert oracle.applications(web.api, name, 61) == [1] * 20 + [0] * 30 + [1] * 10 + [0]

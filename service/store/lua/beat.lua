@@ -16,5 +16,5 @@ if tonumber(known_timeline) > tonumber(timeline) or (known_timeline == timeline 
 end
 local counter = string.format('%.0f', tonumber(known[5]) + 1)
 redis.call('HSET', lease, 'counter', counter, 'timeline', timeline, 'published', published, 'republish', 0)
-if known[3] or known[4] then redis.call('HDEL', lease, 'renew', 'failure') end
+if known[4] then redis.call('HDEL', lease, 'failure') end
 return {tonumber(known[2] or 0), tonumber(known[3] or 0)}

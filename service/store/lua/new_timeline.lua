@@ -8,4 +8,5 @@ local generation, term, least = unpack(ARGV)
 if not leads(meta, lease, generation, term) then return 0 end
 local timeline = math.max(tonumber(redis.call('HGET', meta, 'timeline')) + 1, tonumber(least))
 redis.call('HSET', meta, 'timeline', timeline)
+if tonumber(redis.call('HGET', lease, 'renew') or 0) <= timeline then redis.call('HDEL', lease, 'renew') end
 return timeline

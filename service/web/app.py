@@ -16,6 +16,11 @@ RESOURCES = (
     *(predict, feedback, models, retrain, jobs, checkpoints, weights, health, telemetry, openapi),
     *(open_inference, tensorflow_serving),
 )
+GARBAGE = (
+    20_000,
+    20,
+    50,
+)  # Python's thresholds: a look through all that large requests hold takes milliseconds
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
 
 
@@ -40,6 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     gc.collect()
     loop.start()
     gc.freeze()  # what is here now stays: looking through it again and again would only delay requests
+    gc.set_threshold(*GARBAGE)
     return app
 
 

@@ -99,4 +99,11 @@ def idempotency_key() -> str | None:
 
 def answer(body: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(to_json(body) + b"\n", status, headers, mimetype="application/json")
+    return raw_answer(to_json(body) + b"\n", status, headers)
+
+
+def raw_answer(
+    body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response:
+    """An answer that is JSON already."""
+    return Response(body, status, headers, mimetype="application/json")

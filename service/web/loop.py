@@ -22,7 +22,9 @@ Value = TypeVar("Value")
 
 SHORT_THREADS = 2  # for work that a client waits for: predictions of many rows
 LONG_THREADS = 2  # for work of seconds: loading, replaying, compiling
-SWITCH_SECONDS = 0.0005  # after which a thread of the pool lets the loop go on
+SWITCH_SECONDS = (
+    0.0005  # after which a thread of the pool lets the loop go on, and the loop looks for what has come
+)
 BEAT = 0.05  # seconds between signs of life of the loop
 HELD = 0.1  # seconds without one after which the loop was held
 
@@ -38,6 +40,7 @@ def start() -> None:
     """Prepare the process for its loop: short turns for threads of the pool, and the watch."""
     if is_running():
         sys.setswitchinterval(SWITCH_SECONDS)
+        gevent.setswitchinterval(SWITCH_SECONDS)
         Watch().start()
 
 

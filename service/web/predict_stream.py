@@ -14,8 +14,10 @@ from pydantic_core import from_json
 from model.errors import RowError
 from service.errors import Invalid
 from service.schemas import ObservationId, Strict, problem
+from service.web import loop
 from service.web.context import Web
 from service.web.replicas.replica import ServedModel
+from service.web.slicing import LINES_AT_A_TURN, encode_rows, predict_rows
 
 Array = np.ndarray
 
@@ -63,6 +65,8 @@ def predict_stream(
 def _parsed(number: int, lines: list[bytes], named: bool, bad: dict[int, str]) -> list[_Row]:
     rows = []
     for place, line in enumerate(lines, number):
+        if place % LINES_AT_A_TURN == 0:
+            loop.breathe()
         if not line or line.isspace():
             continue
         try:
@@ -81,7 +85,7 @@ def _parsed(number: int, lines: list[bytes], named: bool, bad: dict[int, str]) -
 def _encoded(served: ServedModel, rows: list[_Row], bad: dict[int, str]) -> tuple[list[_Row], Array]:
     """The rows that the model can read, and their features; the others are noted as bad."""
     try:
-        return rows, served.features.encode([row.features for row in rows])
+        return rows, encode_rows(served.features, [row.features for row in rows])
     except RowError:  # some row is bad: try each alone
         good, encoded = [], [np.empty((0, served.features.width))]
         for row in rows:
@@ -97,14 +101,14 @@ def _predicted(
     context: Web, served: ServedModel, rows: list[_Row], features: Array
 ) -> dict[int, dict[str, Any]]:
     """What is told of each row, by its line. Rows with an id are remembered until their label comes."""
-    replica = served.replica
-    made = replica.predictor.predict(features)
+    version = served.version
+    made = predict_rows(version, features)
     newest = {row.id: place for place, row in enumerate(rows) if row.id is not None}
     if newest:
         places = list(newest.values())
-        context.feedback.remember(served, list(newest), replica.step, features[places], made[places])
+        context.feedback.remember(served, list(newest), version.step, features[places], made[places])
     told = {}
-    for row, prediction in zip(rows, served.labels.decode(made), strict=True):
+    for row, prediction in zip(rows, version.labels.decode(made), strict=True):
         known = {} if row.id is None else {"id": row.id}
-        told[row.number] = {**known, "step": replica.step, **prediction}
+        told[row.number] = {**known, "step": version.step, **prediction}
     return told

@@ -61,6 +61,8 @@ def of(error: Exception) -> Problem:
     """What a client is told of an error. An unexpected one is logged here, with its traceback."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, StoreUnavailable) and error.sent and request.method not in ("GET", "HEAD"):
+        return OutcomeUnknown(f"{error}; what was asked for may be done all the same", retry_after=1)
     if isinstance(error, _NOT_NOW):
         return Unavailable(str(error), retry_after=1)
     logs.log.exception("unhandled exception", path=request.path, exc_info=error)

@@ -25,8 +25,9 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
 TICK = 0.1  # seconds between looks at whether to stop
-LOOK = 0.001  # seconds that another process gets to accept a connection
-LOOKS = 10  # then this one takes it: the other is busy
+LOOK = 0.001  # seconds between looks whether another process has accepted a connection
+PATIENCE = 0.005  # seconds that a process with fewer connections gets for it, for each that it has fewer
+MOST_PATIENCE = 0.1  # seconds; then this process takes it: the other is busy
 IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 _SLOTS = 256  # workers that may live at the same time
@@ -160,8 +161,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _give_way(self) -> None:
         """Leave a connection to a process that has fewer, if it comes for it soon."""
-        for _ in range(LOOKS):
-            if len(self._pool) <= board.fewest():
+        started = time.monotonic()
+        while (more := len(self._pool) - board.fewest()) > 0:
+            if time.monotonic() - started >= min(more * PATIENCE, MOST_PATIENCE):
                 return
             gevent.sleep(LOOK)
 

@@ -10,7 +10,8 @@ from service.errors import Invalid
 from service.schemas import ABSENT, Observation
 from service.store.blocks import Block
 from service.store.pending import Awaiting
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
+from service.web.slicing import encode_labels, encode_rows
 
 NO_PREDICTION = (
     "no prediction with this id awaits its label: it was never made, has expired or made room for others"
@@ -55,7 +56,7 @@ class PredictionGone(Exception):
 
 
 def encode(
-    served: Served,
+    served: ServedModel,
     observations: Sequence[Observation],
     found: Mapping[int, int | Awaiting],
     prefix: str = "/observations",
@@ -82,11 +83,11 @@ def encode(
                 row, "features", "required, unless a prediction with the observation's id awaits its label"
             )
     try:
-        features = served.features.encode([observations[row].features for row in rows])
+        features = encode_rows(served.features, [observations[row].features for row in rows])
     except RowError as error:
         raise where(rows[error.row], f"features{error.pointer}", error.detail) from None
     try:
-        labels = served.labels.encode([observation.label for observation in observations])
+        labels = encode_labels(served.labels, [observation.label for observation in observations])
     except RowError as error:
         raise where(error.row, f"label{error.pointer}", error.detail) from None
     if not found:

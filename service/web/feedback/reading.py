@@ -9,9 +9,11 @@ from pydantic import ValidationError
 from service.errors import Invalid
 from service.schemas import Observation, problem
 from service.store.pending import Awaiting
+from service.web import loop
 from service.web.feedback.drafts import NO_PREDICTION, Draft, encode
 from service.web.feedback.submit import Feedback
 from service.web.replicas.replica import ServedModel
+from service.web.slicing import LINES_AT_A_TURN
 
 
 @dataclass(slots=True)
@@ -81,6 +83,8 @@ class Lines:
     def _parsed(self, refused: list[tuple[int, str]]) -> list["_Line"]:
         good = []
         for place, line in enumerate(self.lines, self.number):
+            if place % LINES_AT_A_TURN == 0:
+                loop.breathe()
             if line and not line.isspace():
                 try:
                     good.append(_Line(place, Observation.model_validate_json(line)))

@@ -23,6 +23,7 @@ from service.web.context import answer, raw_body, web
 from service.web.protocols.tensors import DATATYPES, Tensor, read_binary, read_json, written
 from service.web.replicas.replica import Served
 from service.web.routes.predict import check_rows, position, replica_at
+from service.web.slicing import encode_rows, predict_rows
 
 Array = np.ndarray
 
@@ -127,10 +128,10 @@ def infer(name: str, number: str = VERSION) -> Response:
     check_rows(len(rows), here, "/inputs/0/shape")
     replica = replica_at(served, _min_step(asked), here)
     try:
-        features = served.features.encode(rows)
+        features = encode_rows(served.features, rows)
     except RowError as error:
         raise _bad_value(error, asked) from None
-    made = _made(served.spec, replica.predictor.predict(features))
+    made = _made(served.spec, predict_rows(replica, features))
     parts = [written(output, *made[output], binary) for output, binary in wanted.items()]
     body = {
         "model_name": name,

@@ -11,6 +11,7 @@ from service.schemas import Strict, parse
 from service.web import problems
 from service.web.context import answer, json_body, web
 from service.web.routes.predict import check_rows
+from service.web.slicing import encode_rows, predict_rows
 
 routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
 VERSION = "1"
@@ -44,11 +45,11 @@ def predict(name: str, number: str = VERSION) -> Response:
     rows, by_column = _rows(body)
     check_rows(len(rows), here, "/instances")
     try:
-        features = served.features.encode(rows)
+        features = encode_rows(served.features, rows)
     except RowError as error:
         where = f"/{'inputs' if by_column else 'instances'}/{error.row}{error.pointer}"
         raise Invalid(f"{where}: {error.detail}", [(where, error.detail)]) from None
-    made = served.replica.predictor.predict(features).tolist()
+    made = predict_rows(served.version, features).tolist()
     return answer({"outputs" if by_column else "predictions": made})
 
 

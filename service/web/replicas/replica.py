@@ -35,6 +35,11 @@ class Codec:
         return cls(spec, spec.model_dump_json())
 
     @cached_property
+    def parameters(self) -> int:
+        """How many weights and biases the network has."""
+        return self.spec.parameter_count
+
+    @cached_property
     def features(self) -> FeatureEncoder:
         """Reads rows."""
         return FeatureEncoder(self.spec)

@@ -7,7 +7,6 @@ from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
 from service.errors import Problem
-from service.schemas import parse_feedback
 from service.web.context import Web, answer, idempotency_key, json_body, request_body, web
 from service.web.feedback.reading import Lines
 from service.web.feedback.results import mean_loss, row_results
@@ -16,6 +15,7 @@ from service.web.feedback.submit import Outcome, Repetition
 from service.web.lines import line_blocks
 from service.web.replicas.replica import ServedModel
 from service.web.routes.predict import check_rows
+from service.web.slicing import read_observations
 from service.web.streaming import LINES, choice, lines_at_once, stream_answer
 
 routes = Blueprint("feedback", __name__)
@@ -32,7 +32,7 @@ def feedback(name: str) -> Response:
         return _stream(context, served)
     key = idempotency_key()
     raw = json_body()
-    observations = parse_feedback(raw)
+    observations = read_observations(raw)
     check_rows(len(observations), context, "/observations")
     prefix = _prefix(raw)
     draft = context.feedback.draft(served, observations, prefix)

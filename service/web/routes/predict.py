@@ -1,16 +1,17 @@
-"""Predictions, from this process's replica."""
+"""Predictions, from this process's copy of the model."""
 
 from typing import Any
 
 from flask import Blueprint, Response, request
+from pydantic_core import to_json
 
 from model.errors import RowError
 from service.errors import Invalid, Unavailable
-from service.schemas import PredictRequest, parse
-from service.web.context import Web, answer, json_body, request_body, web
+from service.web.context import Web, json_body, raw_answer, request_body, web
 from service.web.lines import line_blocks
 from service.web.predict_stream import predict_stream
-from service.web.replicas.replica import Replica, ServedModel
+from service.web.replicas.replica import ModelVersion, ServedModel
+from service.web.slicing import predict_rows, read_instances, written
 from service.web.streaming import LINES, choice, lines_at_once, stream_answer
 
 routes = Blueprint("predict", __name__)
@@ -23,21 +24,19 @@ def predict(name: str) -> Response:
     served = here.served(name)
     if request.mimetype == LINES:
         return _stream(here, served)
-    body = parse(PredictRequest, json_body())
-    check_rows(len(body.instances), here, "/instances")
-    if body.ids is not None:
-        check_ids(body.ids, len(body.instances))
-    replica = replica_at(served, body.min_step, here)
     try:
-        features = replica.features.encode(body.instances)
+        body, features = read_instances(json_body(), served.features)
     except RowError as error:
         raise Invalid.at(f"/instances/{error.row}{error.pointer}", error.detail) from None
-    made = replica.predictor.predict(features)
-    predictions = replica.labels.decode(made)
+    check_rows(len(features), here, "/instances")
     if body.ids is not None:
-        here.feedback.remember(served, body.ids, replica.step, features, made)
-        predictions = [{"id": known, **made} for known, made in zip(body.ids, predictions, strict=True)]
-    return answer({"model": name, **position(here, replica), "predictions": predictions})
+        check_ids(body.ids, len(features))
+    version = replica_at(served, body.min_step, here)
+    made = predict_rows(version, features)
+    if body.ids is not None:
+        here.feedback.remember(served, body.ids, version.step, features, made)
+    head = to_json({"model": name, **position(here, version)})
+    return raw_answer(head[:-1] + b',"predictions":' + written(version, made, body.ids) + b"}\n")
 
 
 def _stream(context: Web, served: ServedModel) -> Response:
@@ -66,8 +65,8 @@ def check_ids(ids: list[str], rows: int) -> None:
             raise Invalid.at(f"/ids/{place}", f"the same id as /ids/{first[known]}")
 
 
-def replica_at(served: ServedModel, min_step: int | None, here: Web) -> Replica:
-    """The newest replica, which is waited for if a least step is asked for. Raises Unavailable."""
+def replica_at(served: ServedModel, min_step: int | None, here: Web) -> ModelVersion:
+    """The newest version, which is waited for if a least step is asked for. Raises Unavailable."""
     if min_step is None or served.version.step >= min_step:
         return served.version
     with here.waiting.turn():
@@ -76,8 +75,8 @@ def replica_at(served: ServedModel, min_step: int | None, here: Web) -> Replica:
     raise Unavailable(f"the model is at step {served.version.step}, not yet at {min_step}", retry_after=1)
 
 
-def position(here: Web, replica: Replica) -> dict[str, Any]:
+def position(here: Web, version: ModelVersion) -> dict[str, Any]:
     """What every answer says of the model's position."""
     if not here.replicas.stale:
-        return {"step": replica.step, "stale": False}
-    return {"step": replica.step, "stale": True, "age": round(here.replicas.age, 3)}
+        return {"step": version.step, "stale": False}
+    return {"step": version.step, "stale": True, "age": round(here.replicas.age, 3)}

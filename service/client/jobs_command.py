@@ -59,7 +59,7 @@ def show(job: str, url: str, key_file: Path | None, wait: float, as_json: bool) 
 @json_option
 @server_options
 def cancel(job: str, url: str, key_file: Path | None, wait: float, as_json: bool) -> None:
-    """Cancel JOB: at once if it waits, at its next batch if it runs."""
+    """Cancel JOB: at once if it waits; its trainer ends one that runs."""
     found = connected(url, key_file, wait).request("DELETE", f"/v1/jobs/{quote(job, safe='')}")
     click.echo(json.dumps(found) if as_json else f"{found['job']}: {found['state']}")
 

@@ -201,29 +201,65 @@ class ModelAnswer(ModelSummary):
     model_version_status: list[Version]
 
 
-class JobAnswer(BaseModel):
-    """A retraining job."""
+class SideLosses(BaseModel):
+    """The losses of one side on the validation rows; null without rows, or if a loss is not finite."""
+
+    validation_loss: Annotated[float | None, Field(description="of the model as it was before all of them")]
+    prequential_loss: Annotated[float | None, Field(description="each row predicted, then learned: decides")]
+
+
+class JobResult(BaseModel):
+    """What a retraining came to."""
+
+    rows: dict[str, int]
+    candidate: SideLosses
+    live: SideLosses | None
+    promoted: bool
+    why: Annotated[str | None, Field(description="why it was not promoted")] = None
+    log_id: Annotated[str | None, Field(description="of the promotion in the log")] = None
+
+
+class EpochLosses(BaseModel):
+    """The losses of one epoch: over the training rows as they were met, and on the validation rows after it."""
+
+    epoch: int
+    loss: float | None
+    validation_loss: float | None
+
+
+class JobSummary(BaseModel):
+    """A retraining job. Times are seconds since the epoch."""
 
     model_config = ConfigDict(extra="allow")
 
     job: str
     model: str
-    state: str
-    stage: str | None = None
-    request: dict[str, Any] | None = None
-    created: float | None = None
-    started: float | None = None
-    ended: float | None = None
-    result: dict[str, Any] | None = None
-    detail: str | None = None
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    stage: str | None
+    attempt: int
+    request: dict[str, Any]
+    created: float
+    started: float | None
+    ended: float | None
+    epoch: int
+    epochs: int
+    seconds_left: float | None
+    cancelling: bool
+    result: JobResult | None
+    detail: Annotated[str | None, Field(description="why it failed, or was not promoted")]
+
+
+class JobAnswer(JobSummary):
+    """A retraining job with the losses of its epochs."""
+
+    losses: list[EpochLosses]
 
 
 class JobList(BaseModel):
-    """A model's jobs, newest first."""
+    """A model's newest jobs, newest first."""
 
-    model_config = ConfigDict(extra="allow")
-
-    jobs: list[JobAnswer]
+    model: str
+    jobs: list[JobSummary]
 
 
 class CheckpointState(BaseModel):

@@ -138,6 +138,7 @@ OPERATIONS: dict[str, Operation] = {
         keyed=True,
     ),
     "jobs.describe": Operation("retraining", {200: answers.JobAnswer}),
+    "jobs.list_of_model": Operation("retraining", {200: answers.JobList}),
     "jobs.cancel": Operation(
         "retraining", {200: answers.JobAnswer, 202: answers.JobAnswer}, problems=(*READS, 409)
     ),

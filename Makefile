@@ -8,7 +8,11 @@ BASE ?= python:3.12-slim
 # The tests of a file share their servers, so they stay together.
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install serve test test-all soak simulate lint bench readme containers requirements clean
+# Those that reach every dependency without what only the development requirements have.
+LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \
+	tests/service/test_feed_command.py tests/service/test_retrain.py tests/service/test_commands.py tests/scenarios/test_connections.py
+
+.PHONY: install serve test test-lowest test-all soak simulate lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +21,7 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo 'Compiling the learning loop: up to a minute, once.'
 	$(BIN)/freshet warm-up
 	@touch $@
 
@@ -31,6 +36,13 @@ test-all: install lint  # everything: the slow tests, the soak, and the containe
 	$(BIN)/pytest -m soak -s tests/scenarios
 	@if command -v podman >/dev/null || command -v docker >/dev/null; then $(MAKE) containers; \
 	else echo "no podman or docker: containers were not tested"; fi
+
+test-lowest:  # the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet $$($(PYTHON) tests/floors.py) hatchling editables pytest pytest-timeout pytest-xdist hypothesis scikit-learn
+	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-lowest/bin/freshet warm-up
+	.venv-lowest/bin/pytest -m "not soak and not slow" $(SIDE_BY_SIDE) $(LOWEST_TESTS)
 
 soak: install  # long: hundreds of random kills; KILLS=30 makes it shorter
 	$(BIN)/pytest -m soak -s tests/scenarios $(ARGS)
@@ -58,4 +70,4 @@ requirements:  # after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -48,3 +48,11 @@ def test_a_redis_that_is_away_at_the_start_is_waited_for(folder: Path) -> None:
         web.kill()
         learner.kill()
         late.kill()
+
+
+def test_a_lost_subscription_is_logged_and_so_is_its_return(whole: System) -> None:
+    web = whole.start("web")
+    whole.redis.kill()
+    wait_until(lambda: "lost the subscription" in web.log(), 20, whole.log)
+    whole.redis.start()
+    wait_until(lambda: "the subscription is back" in web.log(), 20, whole.log)

@@ -137,14 +137,19 @@ class Replicas:
     # -- listening -------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
+        lost = False
         while not self._stopped.is_set():
             try:
                 self._subscription.open()
+                if lost:
+                    log.info("the subscription is back")
+                    lost = False
                 self._subscribed.set()
                 self._look.set()
                 self._receive()
             except StoreUnavailable as error:
                 if self._subscribed.is_set():
+                    lost = True
                     self.counts["subscriptions_lost"] += 1
                     log.warning("lost the subscription", error=str(error))
                 self._subscribed.clear()

@@ -20,13 +20,16 @@ Builds = tuple[tuple[str, int], ...]
 @lru_cache(maxsize=1)
 def this_build() -> str:
     """This program's sources, compiler, libraries and processor, in one line. Imports the compiler."""
-    from model.compiled import SOURCES, processor
+    from model.compiled import processor, sources_of
 
     name, features = processor()
+    sources = "-".join(
+        f"{sources_of(module):014x}" for module in ("kernels", "served_kernels", "metrics_kernels")
+    )
     digest = hashlib.sha256(features.encode()).hexdigest()[:8]
     libraries = " ".join(f"{library} {version(library)}" for library in ("numba", "llvmlite", "numpy"))
     system = f"{platform.machine()} {name} ({digest}) {' '.join(platform.libc_ver())}"
-    return f"sources {SOURCES:014x} {libraries} {system}".strip()
+    return f"sources {sources} {libraries} {system}".strip()
 
 
 def continued(builds: Builds, build: str, step: int) -> Builds:

@@ -1,16 +1,29 @@
-"""How the online path is compiled.
+"""How functions are compiled, and where their code is kept.
 
-numba compares only the age of the file that holds a cached function, not of what that function calls or of the
-constants it uses. So only entry points are cached, and each has `SOURCES`, a number that follows from the source
-files of this package, as a closure variable: numba makes those part of the cache's key.
+`compiled` is the only way in: it compiles an entry point for one signature, or loads its code from a folder. numba
+notices changes in the file of the function itself only. So the folder's name follows from all source files that the
+function takes anything from, from the processor and from numba's version; and each entry point has that number
+as a closure variable, which numba makes part of its key.
 """
 
+import ast
 import hashlib
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 from numba.core.registry import cpu_target
+
+config: Any = numba.config  # its names come from the environment
 
 # All of LLVM's fast flags but `nnan` and `ninf`: checks for numbers that are not finite must hold.
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
@@ -19,39 +32,142 @@ OPTIONS: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "nump
 # Functions that are only called by compiled ones need no wrappers for Python or C, which take long to compile.
 inner = njit(**{**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 
-# Files that the compiled loop takes nothing from.
-UNUSED = {
-    "__init__",
-    "builds",
-    "comparing",
-    "diagnostics",
-    "errors",
-    "features",
-    "fitting",
-    "hashing",
-    "initializers",
-    "labels",
-    "metrics",
-    "metrics_kernels",
-    "online",
-    "predictor",
-    "spec",
-    "state",
-}
+FOLDER = Path(__file__).parent
+WITHOUT_CODE = {"errors", "feature_spec", "spec", "strict"}
+"""Modules of which nothing is compiled, though modules that are compiled import them."""
 
 
-def _number_of_sources() -> int:
+@cache
+def sources_of(name: str) -> int:
+    """A number that follows from the source of a module of this package and of all that it is compiled with."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in UNUSED:
-            digest.update(path.read_bytes())
+    for module in sorted(_used_by(name.removeprefix("model."), set())):
+        digest.update((FOLDER / f"{module}.py").read_bytes())
     return int.from_bytes(digest.digest()[:7])
 
 
-SOURCES = _number_of_sources()
+def _used_by(module: str, found: set[str]) -> set[str]:
+    found.add(module)
+    for other in imports_of(FOLDER / f"{module}.py"):
+        if other not in found and other not in WITHOUT_CODE:
+            _used_by(other, found)
+    return found
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The modules of this package that a file imports from."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "model":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model."):
+            yield (node.module or "").removeprefix("model.")
 
 
 def processor() -> tuple[str, str]:
     """The processor that code is compiled for: its name and its features, as LLVM calls them."""
     _, name, features = cpu_target.target_context.codegen().magic_tuple()
     return name, features
+
+
+def compiled(signature: Any, **options: Any) -> Callable[[Callable[..., None]], Any]:
+    """Decorates an entry point: its code is loaded from its folder, else compiled now and kept there if possible.
+
+    The function must have `sources_of` its module as a closure variable.
+    """
+
+    def compile_for(function: Callable[..., None]) -> Any:
+        with _own_folders():
+            try:
+                dispatcher = njit(cache=True, **{**OPTIONS, **options})(function)
+            except RuntimeError:  # no folder can be read or written
+                dispatcher = njit(**{**OPTIONS, **options})(function)
+        try:
+            dispatcher.compile(signature)
+        except OSError:
+            if not dispatcher.signatures:
+                raise
+            # It is compiled; only the folder could not be written.
+        dispatcher.disable_compile()
+        return dispatcher
+
+    return compile_for
+
+
+@contextmanager
+def _own_folders() -> Iterator[None]:
+    before = getattr(config, "CACHE_LOCATOR_CLASSES", "")
+    config.CACHE_LOCATOR_CLASSES = f"{CodeFolder.__module__}.{CodeFolder.__qualname__}"
+    try:
+        yield
+    finally:
+        config.CACHE_LOCATOR_CLASSES = before
+
+
+def _parents() -> Iterator[Path]:
+    """Folders that may hold compiled code: the one asked for, beside the sources, the user's, a temporary one."""
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR)
+    yield FOLDER / "__pycache__"
+    if "HOME" in os.environ or "XDG_CACHE_HOME" in os.environ:
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "freshet"
+    yield from _temporary()
+
+
+def _temporary() -> Iterator[Path]:
+    """A folder under the temporary one, if it is this user's alone: code found there is run."""
+    try:
+        path = Path(tempfile.gettempdir()) / f"freshet-{os.getuid()}"
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+        yield path
+
+
+class CodeFolder:
+    """numba's locator of a function's compiled code: a folder that holds it, if only to read, else one to write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> "CodeFolder | None":
+        name = _folder_name(Path(file).stem)
+        paths = [parent / name for parent in _parents()]
+        holding = (path for path in paths if _holds(path, function))
+        path = next(holding, None) or next(filter(_is_writable, paths), None)
+        return None if path is None else cls(path)
+
+    def ensure_cache_path(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(self._path)
+
+    def get_source_stamp(self) -> str:
+        return self._path.name
+
+    def get_disambiguator(self) -> str:
+        return "entry"
+
+
+def _folder_name(module: str) -> str:
+    build = (numba.__version__, sys.version, platform.machine(), *processor())
+    return f"{module}-{sources_of(module):014x}-{hashlib.sha256(repr(build).encode()).hexdigest()[:12]}"
+
+
+def _holds(path: Path, function: Any) -> bool:
+    try:
+        return any(function.__name__ in found.name for found in path.glob("*.nbi"))
+    except OSError:
+        return False
+
+
+def _is_writable(path: Path) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError:
+        return False
+    return True

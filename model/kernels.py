@@ -12,10 +12,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, float64, int64, njit, types
+from numba import boolean, float32, float64, int64, types
 
 from model import monitor, program
-from model.compiled import OPTIONS, SOURCES, inner
+from model.compiled import compiled, inner, sources_of
 from model.layer_kernels import ONE, U, backward, fold_norm, forward, square_sum
 from model.monitor_kernels import note_gradients, note_improvement, note_loss, note_values
 from model.network import norm_rate
@@ -244,7 +244,7 @@ RESULTS = (float64[:, ::1], float64[::1], boolean[::1])
 
 
 def _compile_learn_rows(sources: int) -> Any:
-    @njit(types.void(*PROGRAM, *STATE, *ROWS, *RESULTS), cache=True, **OPTIONS)
+    @compiled(types.void(*PROGRAM, *STATE, *ROWS, *RESULTS))
     def learn_rows(
         layers, codes, constants, plan, work, scratch,
         counters, parameters, slots, inputs, targets, norm, notes,
@@ -270,7 +270,7 @@ def _compile_learn_rows(sources: int) -> Any:
 
 
 def _compile_fold_rows(sources: int) -> Any:
-    @njit(types.void(int64, float64[:, ::1], READ_ONLY), cache=True, **OPTIONS)
+    @compiled(types.void(int64, float64[:, ::1], READ_ONLY))
     def fold_rows(kind, state, X):
         """Fold rows of shape (n, columns) into the running statistics, in order, in place."""
         sources  # noqa: B018
@@ -280,5 +280,5 @@ def _compile_fold_rows(sources: int) -> Any:
     return fold_rows
 
 
-learn_rows = _compile_learn_rows(SOURCES)
-fold_rows = _compile_fold_rows(SOURCES)
+learn_rows = _compile_learn_rows(sources_of(__name__))
+fold_rows = _compile_fold_rows(sources_of(__name__))

@@ -12,7 +12,7 @@ import numpy as np
 from model import activations, dropout, program
 from model.activations import ACTIVATIONS, ERFC_COEFFICIENTS
 from model.compiled import inner
-from model.network import NORM_EPSILON
+from model.network import LARGEST_SUM, NORM_EPSILON
 
 U = np.uint64
 ZERO, ONE, HALF, TWO = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2)
@@ -158,8 +158,10 @@ def fold_norm(layer, norm, work, rate):
     for i in range(units):
         variance = norm[1, place + i]
         delta = float(work[normed + i]) * math.sqrt(variance + NORM_EPSILON)
-        norm[0, place + i] += rate * delta
-        norm[1, place + i] = (1.0 - rate) * (variance + rate * delta * delta)
+        delta = min(max(delta, -LARGEST_SUM), LARGEST_SUM) if delta == delta else 0.0
+        mean = norm[0, place + i] + rate * delta
+        norm[0, place + i] = min(max(mean, -LARGEST_SUM), LARGEST_SUM)
+        norm[1, place + i] = min((1.0 - rate) * (variance + rate * delta * delta), LARGEST_SUM * LARGEST_SUM)
 
 
 @inner

@@ -23,7 +23,6 @@ from model.spec import ModelSpec
 
 Array = NDArray[np.float64]
 
-# numba's cache of metrics_kernels.py looks at that file's age only: after a change here, touch it.
 WINDOW = 1000  # effective number of observations in the fading window
 FADING = 1.0 - 1.0 / WINDOW
 BINS = 1024  # score bins of the ROC histogram
@@ -56,7 +55,7 @@ class PrequentialMetrics:
         self._task = spec.task
         self._probabilistic = spec.output in ("sigmoid", "softmax")
         self._threshold = 0.5 if self._probabilistic else 0.0
-        self._update: Callable[..., None] | None = None
+        self._update: Callable[..., Any] | None = None
         counters = np.zeros(6)
         counters[GROWTH] = 1.0
         counters[PREVIOUS] = -1.0
@@ -114,12 +113,13 @@ class PrequentialMetrics:
             self._update = self._compiled()
         self._update(predictions, y, weights, losses, skipped, *self._state.values())
 
-    def _compiled(self) -> Callable[..., None]:
+    def _compiled(self) -> Callable[..., Any]:
         # Imported here: numba takes most of a second, and processes that only predict never need it.
         from model.metrics_kernels import score_classes, score_values
 
         if self._task == "regression":
-            return score_values
+            score: Callable[..., Any] = score_values
+            return score
         threshold, probabilistic = self._threshold, self._probabilistic
         return lambda *arrays: score_classes(threshold, probabilistic, *arrays)
 

@@ -10,9 +10,11 @@ result depends on the rows and their order only, not on how they were cut into b
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from numba import boolean, float64, njit, types
 
+from model.compiled import compiled, sources_of
 from model.metrics import (
     ABSOLUTE,
     BINS,
@@ -43,6 +45,11 @@ from model.metrics import (
     WEIGHT,
 )
 
+# Sums are added in the order of the rows, as written: no fast arithmetic.
+EXACT: dict[str, Any] = {"fastmath": False, "error_model": "python"}
+exactly = njit(nogil=True)
+exactly_inlined = njit(nogil=True, inline="always")
+
 # Predictions, labels, weights, losses, skipped. Read-only, as arrays that view bytes are.
 BLOCK = (
     types.Array(float64, 2, "C", readonly=True),
@@ -51,14 +58,16 @@ BLOCK = (
     types.Array(float64, 1, "C", readonly=True),
     types.Array(boolean, 1, "C", readonly=True),
 )
+CLASS_STATE = (float64[::1], float64[:, ::1], float64[:, ::1], float64[:, :, ::1])
+VALUE_STATE = (float64[::1], float64[:, ::1], float64[:, :, ::1], float64[::1])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@exactly_inlined
 def _bounded(value, limit):
     return min(max(value, -limit), limit)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _all_finite(row):
     for value in row:  # noqa: SIM110 - numba compiles no generator expressions
         if not math.isfinite(value):
@@ -66,12 +75,12 @@ def _all_finite(row):
     return True
 
 
-@njit(cache=True, nogil=True, inline="always")
+@exactly_inlined
 def _clipped(probability):
     return min(max(probability, SMALLEST_PROBABILITY), 1.0 - SMALLEST_PROBABILITY)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _score_bin(score, probabilistic):
     """The ROC bin of a probability, or of a margin taken as log-odds.
 
@@ -85,13 +94,13 @@ def _score_bin(score, probabilistic):
     return min(int(position), BINS - 1)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _fade(sums):
     for column in range(sums.shape[1]):
         sums[1, column] *= FADING
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _count_loss(sums, loss, weight):
     if not math.isfinite(loss):
         return
@@ -100,7 +109,7 @@ def _count_loss(sums, loss, weight):
         sums[scope, LOSS] = _bounded(sums[scope, LOSS] + weight * loss, LARGEST_SUM)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _grow(counters, classes, histogram):
     """Let earlier rows fade by letting the weight of later rows grow: O(1) a row, where decay is O(bins)."""
     counters[GROWTH] /= FADING
@@ -110,7 +119,7 @@ def _grow(counters, classes, histogram):
         counters[GROWTH] = 1.0
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _chosen_class(row, threshold):
     if row.shape[0] == 1:
         return int(row[0] > threshold)
@@ -121,7 +130,7 @@ def _chosen_class(row, threshold):
     return best
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _class_log_loss(row, label):
     if row.shape[0] == 1:
         probability = _clipped(row[0])
@@ -129,7 +138,7 @@ def _class_log_loss(row, label):
     return -math.log(_clipped(row[label]))
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _score_class_rivals(label, weight, counters, sums, classes):
     """Score the baselines with what they knew before this label, which is nothing at the first."""
     if counters[PREVIOUS] < 0:
@@ -144,7 +153,7 @@ def _score_class_rivals(label, weight, counters, sums, classes):
         sums[scope, NO_CHANGE_CORRECT] += weight * (counters[PREVIOUS] == label)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _tell_class_rivals(label, weight, counters, classes):
     for scope in range(2):
         classes[scope, label] += weight * (1.0 if scope == 0 else counters[GROWTH])
@@ -154,50 +163,55 @@ def _tell_class_rivals(label, weight, counters, classes):
     counters[PREVIOUS] = label
 
 
-@njit(
-    types.void(float64, boolean, *BLOCK, float64[::1], float64[:, ::1], float64[:, ::1], float64[:, :, ::1]),
-    cache=True,
-    nogil=True,
-)
-def score_classes(
-    threshold,
-    probabilistic,
-    predictions,
-    labels,
-    weights,
-    losses,
-    skipped,
-    counters,
-    sums,
-    classes,
-    histogram,
-):
-    """Fold rows of predictions (n, outputs) and class indices (n, 1) into the state, in place."""
-    for i in range(predictions.shape[0]):
-        counters[OBSERVATIONS] += 1.0
-        counters[SKIPPED] += skipped[i]
-        row = predictions[i]
-        if not _all_finite(row):
-            continue
-        label, weight = int(labels[i, 0]), _bounded(weights[i], LARGEST_WEIGHT)
-        _fade(sums)
-        _grow(counters, classes, histogram)
-        _score_class_rivals(label, weight, counters, sums, classes)
-        _tell_class_rivals(label, weight, counters, classes)
-        _count_loss(sums, losses[i], weight)
-        correct = weight * (_chosen_class(row, threshold) == label)
-        log_loss = weight * _class_log_loss(row, label) if probabilistic else 0.0
-        for scope in range(2):
-            sums[scope, WEIGHT] += weight
-            sums[scope, CORRECT] += correct
-            sums[scope, LOG_LOSS] += log_loss
-        if histogram.shape[2] > 0:
-            score_bin = _score_bin(row[0], probabilistic)
-            histogram[0, label, score_bin] += weight
-            histogram[1, label, score_bin] += weight * counters[GROWTH]
+def _compile_score_classes(sources: int) -> Any:
+    @compiled(
+        types.void(
+            float64, boolean, *BLOCK, float64[::1], float64[:, ::1], float64[:, ::1], float64[:, :, ::1]
+        ),
+        **EXACT,
+    )
+    def score_classes(
+        threshold,
+        probabilistic,
+        predictions,
+        labels,
+        weights,
+        losses,
+        skipped,
+        counters,
+        sums,
+        classes,
+        histogram,
+    ):
+        """Fold rows of predictions (n, outputs) and class indices (n, 1) into the state, in place."""
+        sources  # noqa: B018 - part of the cache's key, see compiled.py
+        for i in range(predictions.shape[0]):
+            counters[OBSERVATIONS] += 1.0
+            counters[SKIPPED] += skipped[i]
+            row = predictions[i]
+            if not _all_finite(row):
+                continue
+            label, weight = int(labels[i, 0]), _bounded(weights[i], LARGEST_WEIGHT)
+            _fade(sums)
+            _grow(counters, classes, histogram)
+            _score_class_rivals(label, weight, counters, sums, classes)
+            _tell_class_rivals(label, weight, counters, classes)
+            _count_loss(sums, losses[i], weight)
+            correct = weight * (_chosen_class(row, threshold) == label)
+            log_loss = weight * _class_log_loss(row, label) if probabilistic else 0.0
+            for scope in range(2):
+                sums[scope, WEIGHT] += weight
+                sums[scope, CORRECT] += correct
+                sums[scope, LOG_LOSS] += log_loss
+            if histogram.shape[2] > 0:
+                score_bin = _score_bin(row[0], probabilistic)
+                histogram[0, label, score_bin] += weight
+                histogram[1, label, score_bin] += weight * counters[GROWTH]
+
+    return score_classes
 
 
-@njit(cache=True, nogil=True, inline="always")
+@exactly_inlined
 def _add_error(totals, column, error, weight):
     """Add |error| to `column` and error² to the one after it."""
     error = min(abs(error), LARGEST_VALUE)
@@ -205,7 +219,7 @@ def _add_error(totals, column, error, weight):
     totals[column + 1] = min(totals[column + 1] + weight * error * error, LARGEST_SUM)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _score_target(prediction, label, previous, known, weight, weight_so_far, totals):
     """Score one target in one scope, then fold its label into the mean and variance (West 1979)."""
     _add_error(totals, ABSOLUTE, prediction - label, weight)
@@ -219,7 +233,7 @@ def _score_target(prediction, label, previous, known, weight, weight_so_far, tot
         totals[LABEL_SQUARES] = min(squares, LARGEST_SUM)
 
 
-@njit(cache=True, nogil=True)
+@exactly
 def _fade_values(values):
     for target in range(values.shape[1]):
         for column in range(values.shape[2]):
@@ -227,38 +241,42 @@ def _fade_values(values):
                 values[1, target, column] *= FADING
 
 
-@njit(
-    types.void(*BLOCK, float64[::1], float64[:, ::1], float64[:, :, ::1], float64[::1]),
-    cache=True,
-    nogil=True,
-)
-def score_values(predictions, labels, weights, losses, skipped, counters, sums, values, previous):
-    """Fold rows of predictions and labels, both (n, targets), into the state, in place."""
-    for i in range(predictions.shape[0]):
-        counters[OBSERVATIONS] += 1.0
-        counters[SKIPPED] += skipped[i]
-        if not _all_finite(predictions[i]):
-            continue
-        weight = _bounded(weights[i], LARGEST_WEIGHT)
-        known = counters[PREVIOUS] >= 0
-        _fade(sums)
-        _fade_values(values)
-        _count_loss(sums, losses[i], weight)
-        for scope in range(2):
-            sums[scope, WEIGHT] += weight
-            sums[scope, RIVAL_WEIGHT] += weight * known
-        for target in range(values.shape[1]):
-            label = _bounded(labels[i, target], LARGEST_VALUE)
-            prediction = _bounded(predictions[i, target], LARGEST_VALUE)
+def _compile_score_values(sources: int) -> Any:
+    @compiled(types.void(*BLOCK, *VALUE_STATE), **EXACT)
+    def score_values(predictions, labels, weights, losses, skipped, counters, sums, values, previous):
+        """Fold rows of predictions and labels, both (n, targets), into the state, in place."""
+        sources  # noqa: B018
+        for i in range(predictions.shape[0]):
+            counters[OBSERVATIONS] += 1.0
+            counters[SKIPPED] += skipped[i]
+            if not _all_finite(predictions[i]):
+                continue
+            weight = _bounded(weights[i], LARGEST_WEIGHT)
+            known = counters[PREVIOUS] >= 0
+            _fade(sums)
+            _fade_values(values)
+            _count_loss(sums, losses[i], weight)
             for scope in range(2):
-                _score_target(
-                    prediction,
-                    label,
-                    previous[target],
-                    known,
-                    weight,
-                    sums[scope, WEIGHT],
-                    values[scope, target],
-                )
-            previous[target] = label
-        counters[PREVIOUS] = 0.0
+                sums[scope, WEIGHT] += weight
+                sums[scope, RIVAL_WEIGHT] += weight * known
+            for target in range(values.shape[1]):
+                label = _bounded(labels[i, target], LARGEST_VALUE)
+                prediction = _bounded(predictions[i, target], LARGEST_VALUE)
+                for scope in range(2):
+                    _score_target(
+                        prediction,
+                        label,
+                        previous[target],
+                        known,
+                        weight,
+                        sums[scope, WEIGHT],
+                        values[scope, target],
+                    )
+                previous[target] = label
+            counters[PREVIOUS] = 0.0
+
+    return score_values
+
+
+score_classes = _compile_score_classes(sources_of(__name__))
+score_values = _compile_score_values(sources_of(__name__))

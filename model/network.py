@@ -15,6 +15,9 @@ Matrix = NDArray[Any]
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.1
 ROW_MOMENTUM = 0.003  # the same for single rows, a batch being 32 of them
+LARGEST_SUM = (
+    1e18  # weighted sums beyond it count as this in the running statistics: variances are still float32
+)
 
 
 def new_norm(layout: Layout) -> NDArray[np.float64]:
@@ -128,8 +131,8 @@ class Network:
         mean, variance = z.mean(axis=0), z.var(axis=0)
         running = self.norm[:, layer.norm : layer.norm + layer.units]
         running *= 1.0 - NORM_MOMENTUM
-        running[0] += NORM_MOMENTUM * mean
-        running[1] += NORM_MOMENTUM * variance * (len(z) / (len(z) - 1))
+        running[0] += NORM_MOMENTUM * _bounded(mean, LARGEST_SUM)
+        running[1] += NORM_MOMENTUM * _bounded(variance * (len(z) / (len(z) - 1)), LARGEST_SUM**2)
         return mean, variance
 
     def fold_row(self, traces: list[_Trace], rate: float) -> None:
@@ -137,9 +140,9 @@ class Network:
         for (layer, *_), trace in zip(self._layers, traces, strict=True):
             if layer.norm is not None and trace.normed is not None:
                 running = self.norm[:, layer.norm : layer.norm + layer.units]
-                delta = trace.normed[0] * np.sqrt(running[1] + NORM_EPSILON)
-                running[0] += rate * delta
-                running[1] = (1.0 - rate) * (running[1] + rate * delta * delta)
+                delta = _bounded(trace.normed[0] * np.sqrt(running[1] + NORM_EPSILON), LARGEST_SUM)
+                running[0] = _bounded(running[0] + rate * delta, LARGEST_SUM)
+                running[1] = _bounded((1.0 - rate) * (running[1] + rate * delta * delta), LARGEST_SUM**2)
 
     @staticmethod
     def _normalise(
@@ -164,3 +167,8 @@ class Network:
             # The batch's mean and variance depend on every row.
             delta = delta - delta.mean(axis=0) - trace.normed * (delta * trace.normed).mean(axis=0)
         return delta / trace.spread
+
+
+def _bounded(values: Matrix, limit: float) -> Matrix:
+    """Values cut to ±limit; 0 for one that is not a number."""
+    return np.clip(np.nan_to_num(values.astype(np.float64), nan=0.0), -limit, limit)

@@ -11,13 +11,12 @@ from model import monitor
 from model.builds import Builds, continued, this_build
 from model.diagnostics import report
 from model.fitting import OnEpoch, Trainer
-from model.losses import OUTPUTS, loss_of
 from model.metrics import PrequentialMetrics
 from model.optimizers import new_slots
 from model.parameters import Vector, layout_of, named_views
 from model.predictor import Predictor
 from model.program import CLIP_NORM, LEARNING_RATE, NORM_COUNT, SCHEDULED, SKIPPED, STEP, UPDATES, program_of
-from model.scaling import KINDS, MEAN, deviation
+from model.scaling import KINDS
 from model.spec import ModelSpec
 from model.state import (
     LIVE_CLIP_NORM,
@@ -35,7 +34,7 @@ from model.state import (
 
 Array = NDArray[Any]
 
-SMALLEST_SPREAD = 1e-150  # keeps 0 / 0 out of the loss for targets that have been constant
+LARGEST_LOSS = 1e150  # losses beyond it count as this: sums of them stay finite
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,15 @@ class OnlineModel:
         losses, skipped = np.empty(rows), np.empty(rows, np.bool_)
         if self._learn_rows is None:
             self._learn_rows = self._compiled()
-        self._note_build()
+        if rows:
+            self._note_build()
+        targets = self._arrays["scaling.targets"].copy()
         self._learn_rows(X, y, weights, predictions, losses, skipped)
-        self._score(predictions, y, weights, losses, skipped, served)
+        scored = predictions, losses
+        if served is not None:
+            scored = self._with_served(targets, y, np.ascontiguousarray(served, np.float64), skipped, scored)
+        self._score(*scored, y, weights, skipped)
+        np.minimum(losses, LARGEST_LOSS, out=losses)  # NaN, of what is no label, stays
         return Learned(predictions, losses, skipped)
 
     def fit(
@@ -290,35 +295,25 @@ class OnlineModel:
         )
         return lambda *rows: learn_rows(*bound, *rows)
 
+    def _with_served(
+        self, targets: Array, y: Array, served: Array, skipped: NDArray[np.bool_], scored: tuple[Array, Array]
+    ) -> tuple[Array, Array]:
+        """Predictions and losses, with those of served predictions in the place of those just made."""
+        from model.served_kernels import score_served
+
+        predictions, losses = scored[0].copy(), scored[1].copy()
+        score_served(self._program.codes, targets, y, served, skipped, predictions, losses)
+        return predictions, losses
+
     def _score(
-        self,
-        predictions: Array,
-        y: Array,
-        weights: Array,
-        losses: Array,
-        skipped: NDArray[np.bool_],
-        served: Array | None,
+        self, predictions: Array, losses: Array, y: Array, weights: Array, skipped: NDArray[np.bool_]
     ) -> None:
-        """Tell the metrics; served predictions stand in for those just made, and what is no label is not scored."""
-        if served is not None:
-            given = ~(np.isnan(served).any(axis=1) | np.isnan(losses))
-            predictions, losses = predictions.copy(), losses.copy()
-            predictions[given] = served[given]
-            losses[given] = self._losses_of(served[given], y[given])
+        """Update the metrics; a row without a readable label is counted, not scored."""
         if skipped.any():
             unreadable = np.isnan(losses)
             predictions, y = predictions.copy(), y.copy()
             predictions[unreadable], y[unreadable] = np.nan, 0.0
-        self._metrics.update(predictions, y, weights, losses, skipped)
-
-    def _losses_of(self, predictions: Array, y: Array) -> Array:
-        spec = self.spec
-        if spec.scales_targets:
-            targets = self._arrays["scaling.targets"]
-            spread = np.maximum(deviation(targets), SMALLEST_SPREAD)
-            predictions, y = (predictions - targets[MEAN]) / spread, (y - targets[MEAN]) / spread
-        scores = OUTPUTS[spec.output].score(predictions)
-        return loss_of(spec.loss, spec.output, spec.outputs).value(scores, y)
+        self._metrics.update(predictions, y, weights, np.minimum(losses, LARGEST_LOSS), skipped)
 
     def metrics(self) -> dict[str, Any]:
         """Prequential scores, JSON-ready: in total, over a fading window, and of baselines."""

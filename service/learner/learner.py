@@ -117,7 +117,7 @@ class Learner:
         known = models.names(self.link)
         for led in list(self.led.values()):
             if known.get(led.name) != led.generation:
-                self._drop(led, self._why_gone(led))
+                self._look_at_unlisted(led)
         now = time.monotonic()
         unled = [
             name for name in known if name not in self.led and not self._bench.has(name, known[name], now)
@@ -131,6 +131,13 @@ class Learner:
             if term is not None:
                 self._last_terms[name] = term
                 self._take_over(name, meta, term)
+
+    def _look_at_unlisted(self, led: Led) -> None:
+        """Drop a model that is not listed as it was, unless it is there all the same: then list it."""
+        found = models.describe(self.link, [led.name])[led.name]
+        models.relist(self.link, led.name)
+        if found is None or found[0].generation != led.generation:
+            self._drop(led, self._why_gone(led))
 
     def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
         try:

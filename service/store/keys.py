@@ -2,6 +2,7 @@
 
 MODELS = b"freshet:models"  # hash: name -> generation
 DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
+DELETIONS = b"freshet:deletions"  # how many models were deleted
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted
 API_KEYS = b"freshet:api-keys"  # hash: id -> an API key, JSON
 JOB_NEWS = b"freshet:jobs"  # channel: a job was started, cancelled or given back
@@ -111,7 +112,7 @@ def results(web: str) -> bytes:
 
 
 def all_of(name: str) -> list[bytes]:
-    """Every key of a model, except those of its jobs."""
+    """Every key of a model, except those of its jobs: meta first, the list of its jobs last."""
     parts = (meta, log, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
-    retraining = (blobs, refusals, checkpoints, checkpoint_states, schedule, jobs)
-    return [part(name) for part in parts + retraining] + seen(name) + answers(name)
+    retraining = (blobs, refusals, checkpoints, checkpoint_states, schedule)
+    return [part(name) for part in parts + retraining] + seen(name) + answers(name) + [jobs(name)]

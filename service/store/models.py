@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.store import keys, scripts
@@ -49,39 +50,70 @@ class Lead:
 
 
 def create(
-    link: Link, name: str, spec: bytes, retrain: str = "", due: float | None = None
+    link: Link,
+    name: str,
+    spec: bytes,
+    retrain: str = "",
+    due: float | None = None,
+    is_same: Callable[[bytes, bytes], bool] | None = None,
 ) -> tuple[str, bytes]:
     """Create a model, if the name is free. Returns "created", "same" or "different", and the generation.
 
-    `retrain` is the schedule of its retraining (JSON) and `due` when that is due first.
+    `retrain` is the schedule of its retraining (JSON) and `due` when that is due first. `is_same` tells whether a model
+    that is there, of a spec and a schedule as they are stored, is what is asked for; else they are compared as bytes.
     """
-    generation = secrets.token_hex(8)
-    outcome, known = link.run(
+    while True:
+        outcome, *known = _create_once(link, name, spec, retrain, due, deletions(link))
+        if outcome == b"created":
+            return "created", known[0]
+        if outcome == b"exists":
+            generation, *stored = known
+            same = is_same(*stored) if is_same else stored == [spec, retrain.encode()]
+            return "same" if same else "different", generation
+
+
+def _create_once(
+    link: Link, name: str, spec: bytes, retrain: str, due: float | None, seen_deletions: int
+) -> list[bytes]:
+    answer: list[bytes] = link.run(
         scripts.CREATE,
-        [keys.meta(name), keys.schedule(name)],
-        [generation, spec, repr(time.time()), retrain, "" if due is None else repr(due)],
+        [keys.meta(name), keys.schedule(name), keys.MODELS, keys.DELETIONS],
+        [
+            *(name, secrets.token_hex(8), spec, repr(time.time())),
+            *(retrain, "" if due is None else repr(due), seen_deletions),
+        ],
     )
-    if outcome != b"different":  # also on a retry, should the first try have died before this line
-        link.call_many([("HSET", keys.MODELS, name, known), ("PUBLISH", keys.EVENTS, name)])
-    return outcome.decode(), known
+    return answer
 
 
-def delete(link: Link, name: str) -> bool:
-    """Delete a model with all its keys; False if there is none."""
-    generation = link.call("HGET", keys.meta(name), "generation")
+def deletions(link: Link) -> int:
+    """How many models were deleted so far."""
+    return int(link.call("GET", keys.DELETIONS) or 0)
+
+
+def delete(link: Link, name: str, lost: bytes | None = None) -> bool:
+    """Delete a model with all its keys; False if there is none.
+
+    `lost` is the generation of one that Redis has lost: it is remembered as deleted.
+    """
+    generation = (
+        link.call("HGET", keys.meta(name), "generation") or link.call("HGET", keys.MODELS, name) or lost
+    )
     if generation is None:
-        link.call("HDEL", keys.MODELS, name)
         return False
-    mark_deleted(link, generation)  # first: a model that is gone without the mark was lost, not deleted
-    jobs = [keys.job(name, job.decode()) for job in link.call("LRANGE", keys.jobs(name), 0, -1)]
-    deleted = link.run(scripts.DELETE, keys.all_of(name) + jobs, [generation])
-    link.call_many([("HDEL", keys.MODELS, name), ("PUBLISH", keys.EVENTS, name)])
-    return bool(deleted)
+    return delete_generation(link, name, generation) or lost is not None
 
 
-def mark_deleted(link: Link, generation: bytes) -> None:
-    """Remember that the model of this generation was deleted on purpose."""
-    link.run(scripts.MARK_DELETED, [keys.DELETED], [repr(time.time()), generation, DELETED_REMEMBERED])
+def delete_generation(link: Link, name: str, generation: bytes) -> bool:
+    """Delete a model, if it is of this generation; False if it is not there, nor listed."""
+    named = [keys.MODELS, keys.DELETIONS, keys.DELETED, *keys.all_of(name)]
+    arguments = [name, generation, repr(time.time()), DELETED_REMEMBERED, keys.job(name, "")]
+    return bool(link.run(scripts.DELETE, named, arguments))
+
+
+def relist(link: Link, name: str) -> None:
+    """Make the list of models say of a name what is there."""
+    link.run(scripts.LIST, [keys.meta(name), keys.MODELS], [name])
 
 
 def was_deleted(link: Link, generation: bytes) -> bool:

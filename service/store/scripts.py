@@ -40,7 +40,7 @@ def _read(*path: str) -> str:
 # Models and who leads them.
 CREATE = _script("create")
 DELETE = _script("delete")
-MARK_DELETED = _script("mark_deleted")
+LIST = _script("list")
 REBUILT = _script("rebuilt")
 ACQUIRE = _script("acquire")
 BEAT = _script("beat")

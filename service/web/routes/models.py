@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -53,7 +54,9 @@ def create(name: str) -> Response:
     link = here.links.mine()
     retrains = "" if schedule is None else schedule.model_dump_json()
     due = schedules.first_due(link, schedule)
-    outcome, _ = models.create(link, name, spec.model_dump_json().encode(), retrains, due)
+    outcome, _ = models.create(
+        link, name, spec.model_dump_json().encode(), retrains, due, partial(_is_same, spec, schedule)
+    )
     served = here.replicas.add(name)
     if outcome == "different":
         if request.args.get("rebuild") == "true":
@@ -62,6 +65,19 @@ def create(name: str) -> Response:
             f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
         )
     return answer(_described(here, served), HTTPStatus.CREATED if outcome == "created" else HTTPStatus.OK)
+
+
+def _is_same(spec: ModelSpec, schedule: Schedule | None, stored: bytes, stored_schedule: bytes) -> bool:
+    """Whether a stored spec and schedule, which may lack fields that came later, are these."""
+    try:
+        known = Schedule.model_validate_json(stored_schedule) if stored_schedule else None
+        # As JSON: to Python [0, 1] and [false, true] are equal.
+        return (
+            ModelSpec.model_validate_json(stored).model_dump_json() == spec.model_dump_json()
+            and known == schedule
+        )
+    except ValidationError:
+        return False
 
 
 @routes.patch("/v1/models/<name>")
@@ -120,11 +136,8 @@ def delete(name: str) -> Response:
     here = web()
     link = here.links.mine()
     lost = here.replicas.lost(name)
-    deleted = models.delete(link, name)
+    deleted = models.delete(link, name, None if lost is None else lost.generation)
     here.replicas.forget(name)
-    if lost is not None and not deleted:
-        models.mark_deleted(link, lost.generation)
-        return Response(status=HTTPStatus.NO_CONTENT)
     if not deleted:
         raise NotFound(f"there is no model {name!r}")
     return Response(status=HTTPStatus.NO_CONTENT)

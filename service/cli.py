@@ -33,6 +33,7 @@ CLIENT = {
     "predict": Entry("service.client.predict_command:predict", "Predict the rows of a file."),
     "feed": Entry("service.client.feed_command:feed", "Stream a file to a server as feedback."),
     "retrain": Entry("service.client.retrain_command:retrain", "Retrain a model and follow the job."),
+    "undo": Entry("service.client.undo_command:undo", "Rebuild a model without what one key taught it."),
     "jobs": Entry("service.client.jobs_command:jobs", "List, show and cancel retraining jobs."),
     "export": Entry("service.client.export_command:export", "Save a model's weights to a file."),
     "completion": Entry(

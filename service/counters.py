@@ -17,15 +17,22 @@ ROWS = Counter(
     "Observations received, by what became of them: appended, duplicate or rejected.",
     ["model", "outcome"],
 )
-PREDICTIONS = Counter("freshet_predictions", "Rows predicted.", ["model"])
+KEY_ROWS = Counter(
+    "freshet_key_observations", "Observations learned, by the API key that sent them.", ["key"]
+)
+KEY_LOSS = Counter(
+    "freshet_key_loss", "Sum of the losses of a key's observations, predicted before learning.", ["key"]
+)
 SNAPSHOTS = Histogram(
     "freshet_snapshot_seconds",
     "Time to write a snapshot, Redis's part included.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
-SNAPSHOT_BYTES = Counter("freshet_snapshot_bytes", "Bytes of snapshots written.")
-PUBLICATIONS = Counter("freshet_publications", "Publications of weights.")
-PUBLICATION_BYTES = Counter("freshet_publication_bytes", "Bytes of weights published.")
+PUBLICATIONS = Histogram(
+    "freshet_publication_seconds",
+    "Time to publish weights.",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5),
+)
 JOBS = Counter(
     "freshet_jobs",
     "Retraining jobs that ended: promoted, refused, not promoted, failed, cancelled.",

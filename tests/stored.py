@@ -128,5 +128,6 @@ class Stored:
             behind=behind,
             result={"promoted": True},
             blobs=10,
+            more={},
         )
         return outcome

@@ -66,10 +66,10 @@ def retrain(
     shown = display(silent=quiet or as_json or detach)
     try:
         client = connected(url, key_file, wait, shown.note)
-        job = _start(client, model, body(options))
+        job = start(client, model_path(model, "/retrain"), body(options))
         where = f"{client.url}/v1/jobs/{job['job']}"
         if not detach:
-            job = _follow(client, job, shown, where)
+            job = follow(client, job, shown, where)
     finally:
         shown.close()
     if detach:
@@ -83,13 +83,13 @@ def retrain(
         sys.exit(1)
 
 
-def _start(client: Client, model: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start the job. Sent again under one key, it is started once."""
+def start(client: Client, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Start a job. Sent again under one key, it is started once."""
     key = {"Idempotency-Key": uuid.uuid4().hex}
-    return client.request("POST", model_path(model, "/retrain"), asked, key)
+    return client.request("POST", path, asked, key)
 
 
-def _follow(client: Client, job: dict[str, Any], shown: Display, where: str) -> dict[str, Any]:
+def follow(client: Client, job: dict[str, Any], shown: Display, where: str) -> dict[str, Any]:
     """Show the job until it ends; returns it as it ended."""
     epochs = 0
     try:

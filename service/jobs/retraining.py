@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from model import OptimizerSpec
@@ -22,23 +22,26 @@ class TooFewRows(ServiceError):
     """The window has too few observations for a retraining."""
 
 
+def _read_time(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        raise PydanticCustomError(
+            "time", "a time is seconds since 1970, or ISO 8601 such as 2026-01-31T12:00:00Z"
+        ) from None
+
+
+Time = Annotated[float, BeforeValidator(_read_time, json_schema_input_type=float | str)]
+"""Seconds since the epoch; in JSON also as ISO 8601."""
+
+
 class Window(Strict):
     """The newest observations: the `last` so many, or those `since` a time (seconds since the epoch, or ISO 8601)."""
 
     last: Annotated[int, Field(ge=1)] | None = None
-    since: float | None = None
-
-    @field_validator("since", mode="before")
-    @classmethod
-    def _read_time(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return datetime.fromisoformat(value).astimezone().timestamp()
-        except (ValueError, OverflowError):
-            raise PydanticCustomError(
-                "time", "a time is seconds since 1970, or ISO 8601 such as 2026-01-31T12:00:00Z"
-            ) from None
+    since: Time | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "Window":

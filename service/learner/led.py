@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from prometheus_client import Histogram
 from pydantic_core import to_json
 
 from model import ModelSpec, OnlineModel
 from service import failpoints
+from service.counters import PUBLICATIONS, SNAPSHOTS
 from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
 from service.logs import log
 from service.replay.commands import REPLACING, Sources, obey
@@ -34,8 +36,9 @@ PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
 class Cost:
     """What something costs, in seconds by the clock: the lesser of its last two times, so that one pause is no cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, histogram: Histogram) -> None:
         self._last = deque([0.0], maxlen=2)
+        self._histogram = histogram
 
     @property
     def seconds(self) -> float:
@@ -48,6 +51,7 @@ class Cost:
         started = time.monotonic()
         yield
         self._last.append(time.monotonic() - started)
+        self._histogram.observe(self._last[-1])
 
 
 @dataclass
@@ -65,10 +69,10 @@ class Led:
     token: bytes | None  # of that entry
     published: LogId = START  # log id of the last publication
     published_at: float = 0.0
-    publish_cost: Cost = field(default_factory=Cost)  # with sending it
+    publish_cost: Cost = field(default_factory=lambda: Cost(PUBLICATIONS))  # with sending it
     snapshot_id: LogId = START
     snapshot_at: float = 0.0
-    snapshot_cost: Cost = field(default_factory=Cost)  # with Redis's part in it
+    snapshot_cost: Cost = field(default_factory=lambda: Cost(SNAPSHOTS))  # with Redis's part in it
     rebuilt: bool = False  # the spec is not the one that the model was created by
     checkpoint_position: int = 0
     checkpoint_at: float = field(default_factory=time.monotonic)

@@ -9,8 +9,8 @@ from safetensors.numpy import load as load_tensors
 
 from model import ModelError, OnlineModel
 from service.errors import BlobGone, CommandRefused, LogGap, StoreError
+from service.jobs.undo import Undo
 from service.store import checkpoints, refusals
-from service.store.blocks import Block
 from service.store.connection import Link
 from service.store.log import COMMANDS_AT_ONCE, Entry, LogId, read_after
 
@@ -34,14 +34,14 @@ class Sources:
         """Whether the learner has refused a command."""
         return refusals.at(self.link, self.name, entry.log_id, entry.token) is not None
 
-    def observations(self, after: int, to: int) -> Iterator[Block]:
-        """The blocks after one position up to and with another. Raises LogGap if the log lacks any of them."""
+    def observations(self, after: int, to: int) -> Iterator[Entry]:
+        """The entries of observations after one position up to and with another. Raises LogGap if any is gone."""
         for entry in entries_between(self.link, self.name, LogId(after, COMMANDS_AT_ONCE), to):
             if entry.command is None:
                 if after + len(entry.block) != entry.log_id.position:
                     raise LogGap(f"the log lacks observations after {after}")
                 after = entry.log_id.position
-                yield entry.block
+                yield entry
         if after != to:
             raise LogGap(f"the log lacks observations after {after}")
 
@@ -113,8 +113,10 @@ def _promote(model: OnlineModel, entry: Entry, command: dict[str, Any], sources:
     """Take a retrained candidate, once it has learned what came between it and the command."""
     position = command["position"]
     candidate = OnlineModel.from_bytes(sources.blob(entry, position))
-    for block in sources.observations(position, entry.log_id.position):
-        candidate.learn(block.features, block.labels, block.weights)
+    without = Undo.model_validate(command["without"]) if "without" in command else None
+    for since in sources.observations(position, entry.log_id.position):
+        if without is None or not without.covers(since):
+            candidate.learn(since.block.features, since.block.labels, since.block.weights)
     return _succeeded(model, candidate)
 
 

@@ -20,6 +20,7 @@ class Append:
     `key` is the Idempotency-Key, or what stands for it; `record` is kept with it, and `known` is what the caller knows
     to be kept with it so far (empty: nothing). `joined` are the rows whose prediction must still await its label.
     `step` is one that the model is known to have reached in `timeline`. `web` is who waits for the result, or empty.
+    `by` is the name of the API key that teaches, or empty.
     """
 
     token: bytes
@@ -31,6 +32,7 @@ class Append:
     step: int = 0
     timeline: int = 0
     web: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def append(
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
             *(wanted.record, wanted.known, wanted.step, wanted.timeline),
             *(limits.max_lag, limits.label_ttl_ms, joined),
-            *(wanted.key, *ids),
+            *(wanted.key, wanted.by, *ids),
         ],
     )
     return _appended(name, answer)

@@ -179,14 +179,15 @@ class Attempt:
         behind: int,
         result: dict[str, Any],
         blobs: int,
+        more: dict[str, Any],
     ) -> tuple[str, LogId | None]:
         """Append the promote command, if the job is this attempt's and the candidate is close to the log's head.
 
-        `read` is the last entry that the candidate has learned; no command replaced the weights since. Returns
-        "appended" with the log id, "behind", "late" (not its job any more), "cancelled", "full", or "gone" if the log
-        does not hold that entry.
+        `read` is the last entry that the candidate has learned; no command replaced the weights since. `more` goes into
+        the command. Returns "appended" with the log id, "behind", "late" (not its job any more), "cancelled", "full",
+        or "gone" if the log does not hold that entry.
         """
-        command = {"do": "promote", "job": self.id, "position": read.log_id.position}
+        command = {"do": "promote", "job": self.id, "position": read.log_id.position, **more}
         outcome, *rest = link.run(
             scripts.JOB_PROMOTE,
             [*self._keys, keys.log(self.name), keys.blobs(self.name)],

@@ -44,6 +44,8 @@ class Entry:
     block: Block  # without rows, if it is a command
     command: dict[str, Any] | None = None
     generation: bytes = b""  # how that of the model begins that a block was appended to
+    by: str = ""  # the API key that taught it, by name
+    time: int = 0  # when it was appended, seconds since the epoch by Redis's clock
 
     @classmethod
     def parse(cls, log_id: bytes, fields: Sequence[bytes]) -> "Entry":
@@ -58,6 +60,8 @@ class Entry:
             NO_ROWS if command is not None else Block.from_bytes(values[b"b"]),
             None if command is None else json.loads(command),
             values.get(b"g", b""),
+            values.get(b"k", b"").decode(),
+            int(values.get(b"m", 0)),
         )
 
 

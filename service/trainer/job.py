@@ -1,21 +1,18 @@
-"""A retraining job, from the log to the promote command. A trainer calls `run` in a process of its own."""
+"""A retraining job, from the log to the promote command."""
 
 import json
-import signal
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from model import ModelError, ModelSpec, OnlineModel, StateError
+from model import ModelSpec, OnlineModel, StateError
 from service import failpoints
-from service.errors import ServiceError, StoreError, StoreUnavailable
+from service.errors import StoreError
 from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
 from service.logs import log
-from service.processes import die_with_parent
 from service.replay.commands import REPLACING, Sources, obey
-from service.settings import Settings, redis_url
-from service.store import jobs, models
+from service.settings import Settings
+from service.store import models
 from service.store.connection import Link
 from service.store.jobs import Attempt
 from service.store.log import Entry, read_after
@@ -30,34 +27,6 @@ REDIS_TIMEOUT = 10.0  # seconds; candidates can be large
 
 class JobFailed(StoreError):
     """The job cannot be done as asked."""
-
-
-def run(settings: Settings, attempt: Attempt, parent: int) -> None:
-    """Do one attempt at a job, in a process of its own. The live model goes on as it is until a promote command.
-
-    The process ends with another status than 0 if another attempt is to take the job up.
-    """
-    die_with_parent(parent, signal.SIGKILL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
-    failpoints.configure(settings)
-    link = Link(redis_url(settings), REDIS_TIMEOUT)
-    heartbeat = JobHeartbeat(attempt, Link(redis_url(settings), REDIS_TIMEOUT))
-    heartbeat.start()
-    try:
-        Run(settings, link, attempt, heartbeat).go()
-    except JobLost:
-        log.warning("another trainer has the job, or its model is gone", job=attempt.id)
-    except StoreUnavailable as error:
-        log.warning("a job lost Redis", job=attempt.id, error=str(error))
-        sys.exit(1)
-    except (ServiceError, ModelError) as error:
-        attempt.finish(link, "failed", None, str(error))
-    except Exception:  # noqa: BLE001 - whatever is wrong with one job, it must not end the trainer
-        log.exception("a job failed", job=attempt.id)
-        attempt.finish(link, "failed", None, "internal error, see the trainer's log")
-    finally:
-        heartbeat.end()
 
 
 @dataclass(frozen=True)
@@ -77,19 +46,26 @@ class Plan:
 class Run:
     """One attempt: `go` takes it through its stages."""
 
-    def __init__(self, settings: Settings, link: Link, attempt: Attempt, heartbeat: JobHeartbeat) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: Link,
+        attempt: Attempt,
+        heartbeat: JobHeartbeat,
+        request: dict[str, Any],
+    ) -> None:
         self.settings = settings
         self.link = link
         self.attempt = attempt
         self.heartbeat = heartbeat
         self.name = attempt.name
-        job = jobs.load(link, attempt.name, attempt.id)
+        self.request = request
         found = models.describe(link, [attempt.name])[attempt.name]
-        if job is None or found is None:
+        if found is None:
             raise JobLost
         self.meta = found[0]
-        self.asked = Retraining.model_validate_json(json.dumps(job.request["retrain"]))
-        rebuilt = job.request.get("spec")
+        self.asked = Retraining.model_validate_json(json.dumps(request["retrain"]))
+        rebuilt = request.get("spec")
         self.rebuilt = None if rebuilt is None else ModelSpec.model_validate_json(json.dumps(rebuilt))
 
     def go(self) -> None:
@@ -264,6 +240,7 @@ class Run:
                 behind=behind,
                 result=result,
                 blobs=self.settings.checkpoints,
+                more=self.command(),
             )
             if outcome == "appended":
                 log.info("promoted", model=self.name, job=self.attempt.id, log_id=str(log_id))
@@ -279,6 +256,14 @@ class Run:
             if outcome == "full":
                 time.sleep(0.1)
 
+    def skips(self, entry: Entry) -> bool:
+        """Whether the candidate must not learn an entry."""
+        return False
+
+    def command(self) -> dict[str, Any]:
+        """What the promote command says more."""
+        return {}
+
     def _catch_up(self, candidate: OnlineModel, last: Entry, behind: int) -> Entry:
         """Learn what has come since, until no more than `behind` observations are missing."""
         sources = Sources(self.link, self.name)
@@ -291,7 +276,8 @@ class Run:
                 else:
                     if last.log_id.position + len(entry.block) != entry.log_id.position:
                         raise JobFailed("more observations came meanwhile than the log may keep for a job")
-                    candidate.learn(entry.block.features, entry.block.labels, entry.block.weights)
+                    if not self.skips(entry):
+                        candidate.learn(entry.block.features, entry.block.labels, entry.block.weights)
                 last = entry
             self.heartbeat.pin = last.log_id.position
         return last

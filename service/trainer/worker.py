@@ -20,7 +20,7 @@ from service.store import jobs, models
 from service.store import schedules as stored_schedules
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job, JobNews
-from service.trainer import job as training
+from service.trainer import attempt as training
 
 LOOK = 1.0  # seconds between looks at all models, if no message asks for one
 WAIT = 0.25  # seconds that a step waits for a message, at most: a signal is noticed so late

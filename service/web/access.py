@@ -41,6 +41,7 @@ NEEDED: dict[str, Scope] = {
     "feedback.feedback": "feedback",
     "retrain.retrain": "train",
     "jobs.cancel": "train",
+    "retrain.undo": "train",
     "models.patch": "train",
     "checkpoints.make_checkpoint": "train",
     "checkpoints.roll_back": "train",
@@ -171,6 +172,12 @@ class Access:
                 allowance.until = now + 1.0
             allowance.tokens -= count
 
+    def take_observations(self, count: int) -> None:
+        """Count observations against the limit of the current request's key. Raises TooManyRequests."""
+        key = current_key()
+        if key is not None:
+            self.take(key, "observations", count)
+
     def _ask(self, key: ApiKey, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
         try:
             return store.take(self._links.mine(), key.id, kind, rate, wanted, least)
@@ -220,6 +227,12 @@ def current_key() -> ApiKey | None:
     """The API key of the current request."""
     key: ApiKey | None = g.get("api_key")
     return key
+
+
+def key_name() -> str:
+    """The name of the current request's API key, or empty."""
+    key = current_key()
+    return "" if key is None else key.name
 
 
 def may_see(model: str) -> bool:

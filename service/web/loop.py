@@ -16,6 +16,7 @@ import gevent
 from gevent import monkey
 from gevent.threadpool import ThreadPool
 
+from service.counters import LOOP_HELD
 from service.logs import log
 
 Value = TypeVar("Value")
@@ -111,6 +112,7 @@ class Watch:
             now = time.monotonic()
             held, self._beat_at = now - self._beat_at - BEAT, now
             if held > HELD:
+                LOOP_HELD.observe(held)
                 log.warning("the event loop was held", seconds=round(held, 3), by=self._seen or "unknown")
             self._seen = ""
 

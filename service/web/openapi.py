@@ -19,6 +19,7 @@ from model import ModelSpec
 from service.errors import NotFound
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
+from service.jobs.undo import Undo
 from service.schemas import Observation, Observations, PredictRequest
 from service.web import answers
 from service.web.access import OPEN
@@ -135,6 +136,14 @@ OPERATIONS: dict[str, Operation] = {
         {JSON: (Retraining,)},
         problems=WRITES,
         example={"epochs": 20, "window": {"last": 10_000}},
+        keyed=True,
+    ),
+    "retrain.undo": Operation(
+        "retraining",
+        {202: answers.JobAnswer},
+        {JSON: (Undo,)},
+        problems=WRITES,
+        example={"key": "labels", "since": "2026-01-31T12:00:00Z"},
         keyed=True,
     ),
     "jobs.describe": Operation("retraining", {200: answers.JobAnswer}),

@@ -13,7 +13,8 @@ local known_step, known_timeline = tonumber(ARGV[9]), tonumber(ARGV[10])  -- at 
 local max_lag, ttl_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
 local joins = ARGV[13]  -- for each row "1" if it joins the prediction that awaits its label, else "0"; "": none does
 local key = ARGV[14]
-local FIRST_ID = 15  -- then `i<id>` for each row ("": none), or nothing if no row has one
+local by = ARGV[15]  -- the name of the API key that taught it, or ""
+local FIRST_ID = 16  -- then `i<id>` for each row ("": none), or nothing if no row has one
 local has_ids = #ARGV >= FIRST_ID
 local BUCKETS = 32  -- of a label's delay: bucket i ends at 2^(i - 5) seconds, the last one is open
 --@include kept
@@ -86,8 +87,9 @@ if before - since >= segment_rows then
 end
 local newest = KEYS[FIRST_SEEN + segment % SEEN]
 local written = string.format('%.0f', position)
+local taught_by = by ~= '' and {'k', by} or {}
 redis.call('XADD', log, written .. '-0', 't', token, 'w', web, 's', bytes, 'm', time[1],
-  'g', string.sub(generation, 1, 8), 'b', block)
+  'g', string.sub(generation, 1, 8), 'b', block, unpack(taught_by))
 redis.call('HSET', meta, 'position', written, 'commands', 0, 'bytes', bytes,
   'segment', segment, 'since', string.format('%.0f', since))
 redis.call('HSET', newest, 't' .. key, written .. ' ' .. record)

@@ -19,6 +19,7 @@ from service.errors import Conflict, Invalid, Problem, ServiceError, StoreError,
 from service.store.appending import keep, kept
 from service.web import problems
 from service.web.context import Web
+from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.drafts import Draft, PredictionGone
 from service.web.feedback.reading import Part, Reading
 from service.web.feedback.results import mean_loss, row_results
@@ -30,6 +31,8 @@ from service.web.waiting import Waiter
 ERRORS_TOLD = 100
 AHEAD = {"each": 8, "blocks": 8, "none": 1000}
 """Blocks whose result has not come, at most, by what is told of results."""
+
+LONGEST_NAP = 0.5  # seconds that a stream over its key's rate sleeps at a time
 
 Results = Literal["each", "blocks", "none"]
 
@@ -175,6 +178,10 @@ class StreamUpload:
             self._progress = after(len(sent.outcome.rows), len(sent.outcome.duplicates))
             self._position = max(self._position, sent.outcome.position)
             self._note_errors(reading.refused)
+            appended, duplicates = len(sent.outcome.rows), len(sent.outcome.duplicates)
+            count_rows(
+                self._served.name, appended=appended, duplicate=duplicates, rejected=len(reading.refused)
+            )
             self._sent.append(sent)
             return
 
@@ -224,6 +231,7 @@ class StreamUpload:
             self._newest,
             is_unknown=self._is_unknown,
         )
+        self._wait_for_allowance(len(reading.draft.block))
         waiter = None if self._served.is_late else Waiter()
         if waiter is not None:
             self._context.waiting.expect(self._served.generation, token, waiter)
@@ -242,6 +250,14 @@ class StreamUpload:
         self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
         self._timeline = max(self._timeline, outcome.timeline)
         return Sent(part, reading, outcome, token, waiter)
+
+    def _wait_for_allowance(self, rows: int) -> None:
+        """Read a stream no faster than its API key may teach."""
+        while True:
+            try:
+                return self._context.access.take_observations(rows)
+            except TooManyRequests as error:
+                time.sleep(min(error.retry_after or 0.0, LONGEST_NAP))
 
     def _append_when_there_is_room(
         self, draft: Draft, request: Request, wants_result: bool
@@ -303,6 +319,7 @@ class StreamUpload:
 
     def _count(self, outcome: Outcome) -> None:
         """Count a part whose result has come, or is waited for no longer."""
+        count_losses(outcome.result)
         if outcome.result is not None:
             learned = ~outcome.result.skipped
             self._learned += int(learned.sum())

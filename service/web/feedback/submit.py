@@ -21,6 +21,7 @@ from service.store.appending import Append, Appended, Limits, append, keep, keep
 from service.store.connection import Links
 from service.store.messages import Result
 from service.store.pending import Awaiting
+from service.web.access import key_name
 from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.web.feedback.pressure import Pressure
 from service.web.idempotency import Request, Seen, another_body, body_digest, new_key
@@ -207,6 +208,7 @@ class Feedback:
                 seen.step,
                 seen.timeline,
                 self._web if wants_result else "",
+                key_name(),
             )
             appended = self._append_once(served, wanted, request)
             if appended.position:

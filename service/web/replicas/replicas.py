@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
+from service.counters import REDIS_TROUBLES
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
 from service.store import lease, models
@@ -54,7 +54,6 @@ class Replicas:
         self._compared_at = 0.0  # monotonic seconds: when the models were first compared with Redis
         self._lost: set[str] = set()  # models that Redis has lost
         self.troubles: dict[str, str] = {}  # what is wrong in Redis, by model
-        self.counts: Counter[str] = Counter()  # what went wrong with Redis, by kind, since the start
         self._stopped = threading.Event()
         self.contact_at = time.monotonic()  # monotonic seconds: when Redis answered last
         self._threads = [
@@ -150,7 +149,7 @@ class Replicas:
             except StoreUnavailable as error:
                 if self._subscribed.is_set():
                     lost = True
-                    self.counts["subscriptions_lost"] += 1
+                    REDIS_TROUBLES.labels("subscription_lost").inc()
                     log.warning("lost the subscription", error=str(error))
                 self._subscribed.clear()
                 self._stopped.wait(0.1)
@@ -327,7 +326,7 @@ class Replicas:
             served.behind_since = now
         elif now - served.behind_since > DEAF and served.has_learner and not self._subscription.reading:
             if self._heard_at < served.behind_since:
-                self.counts["deaf"] += 1
+                REDIS_TROUBLES.labels("deaf").inc()
                 self._deaf.set()
             served.behind_since = now
 
@@ -387,7 +386,7 @@ class Replicas:
             self.troubles.pop(name, None)
         elif self.troubles.get(name) != trouble:
             self.troubles[name] = trouble
-            self.counts[kind] += 1
+            REDIS_TROUBLES.labels(kind).inc()
             log.error("trouble with a model", model=name, trouble=trouble)
 
 

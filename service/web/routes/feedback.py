@@ -8,6 +8,7 @@ from pydantic_core import from_json, to_json
 
 from service.errors import Problem
 from service.web.context import Web, answer, idempotency_key, json_body, request_body, web
+from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.reading import Lines
 from service.web.feedback.results import mean_loss, row_results
 from service.web.feedback.stream import Results, StreamOptions, upload_stream
@@ -34,11 +35,14 @@ def feedback(name: str) -> Response:
     raw = json_body()
     observations = read_observations(raw)
     check_rows(len(observations), context, "/observations")
+    context.access.take_observations(len(observations))
     prefix = _prefix(raw)
     draft = context.feedback.draft(served, observations, prefix)
     outcome = context.feedback.submit(served, draft, prefix, key, raw)
     if isinstance(outcome, Repetition):
         return _repeated(served, outcome)
+    count_rows(name, appended=len(outcome.rows), duplicate=len(outcome.duplicates))
+    count_losses(outcome.result)
     body, status = to_response(served, outcome, len(observations))
     if key is not None and outcome.applied and outcome.rows:
         context.feedback.keep_answer(served, key, _kept(body))

@@ -14,6 +14,7 @@ from service.errors import (
     WrongGeneration,
 )
 from service.jobs.retraining import Retraining, TooFewRows, start_of
+from service.jobs.undo import Undo
 from service.schemas import parse
 from service.store import jobs, models
 from service.web.context import Web, answer, idempotency_key, json_body, web
@@ -80,3 +81,15 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
         raise NotFound(f"model {name} was deleted")
     where = url_for("jobs.describe", job_id=job_id)
     return answer(to_response(job), HTTPStatus.ACCEPTED, {"Location": where})
+
+
+@routes.post("/v1/models/<name>/undo")
+def undo(name: str) -> Response:
+    """Rebuild a model without what one API key has taught it: 202 with the job's address, 409 if one is under way."""
+    context = web()
+    served = context.served(name)
+    raw = json_body()
+    asked = parse(Undo, raw)
+    retraining = Retraining(epochs=1, promote="always").model_dump(mode="json")
+    request = {"retrain": retraining, "undo": asked.model_dump(mode="json"), "by": "undo"}
+    return start(context, served, request, idempotency_key(), raw)

@@ -9,16 +9,26 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     WrapValidator,
     field_validator,
     model_serializer,
 )
 from pydantic_core import InitErrorDetails
 
-from model.strict import Name, StrictModel, refuse
+from model.strict import Integer, Name, StrictModel, check_names, refuse
 
 MAX_FEATURES = 100_000
 MAX_CATEGORIES = 1_000_000
+MAX_TEXT_BYTES = 8192
+"""Of a feature's value."""
+
+_VALUES_SCHEMA = TypeAdapter(
+    Annotated[
+        list[Integer | Annotated[str, Field(max_length=MAX_TEXT_BYTES)]],
+        Field(min_length=1, max_length=MAX_CATEGORIES),
+    ]
+).json_schema()
 
 Kind = Literal["number", "boolean", "category", "hash"]
 
@@ -33,7 +43,7 @@ class FeatureSpec(StrictModel):
 
     name: Name
     kind: Kind = "number"
-    values: Annotated[tuple[int | str, ...], Strict(False)] | None = None
+    values: Annotated[tuple[int | str, ...], Strict(False), WithJsonSchema(_VALUES_SCHEMA)] | None = None
     buckets: Annotated[int, Field(ge=1, le=MAX_CATEGORIES)] | None = None
     indicator: bool = False
 
@@ -89,6 +99,7 @@ def _read_values(values: Any, wanted: bool) -> tuple[int | str, ...] | None:
         raise refuse("values", "the values of a category are strings or integers")
     if len(set(values)) < len(values):
         raise refuse("values", "the values of a category must all be different")
+    check_names(values, "values", MAX_TEXT_BYTES)
     return tuple(values)
 
 
@@ -128,5 +139,9 @@ def count_inputs(features: int | tuple[FeatureSpec, ...]) -> int:
 
 Features = Annotated[
     int | tuple[FeatureSpec, ...],
-    WrapValidator(lambda value, _: _read_features(value), json_schema_input_type=int | list[FeatureSpec]),
+    WrapValidator(
+        lambda value, _: _read_features(value),
+        json_schema_input_type=Annotated[int, Field(ge=1, le=MAX_FEATURES)]
+        | Annotated[list[FeatureSpec], Field(min_length=1, max_length=MAX_FEATURES)],
+    ),
 ]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import RowError
-from model.feature_spec import FeatureSpec
+from model.feature_spec import MAX_TEXT_BYTES, FeatureSpec
 from model.hashing import murmur3_32
 from model.spec import ModelSpec
 
@@ -136,9 +136,14 @@ def _key(value: Any) -> int | str:
     """A string or integer; 1.0 is the integer 1, since JSON knows one kind of number only."""
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) not in (str, int):
+    if type(value) is str:
+        # Four bytes a character at most: short texts are not encoded to be measured.
+        if 4 * len(value) > MAX_TEXT_BYTES and len(value.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
+            raise UnreadableError(f"a string has at most {MAX_TEXT_BYTES:,} bytes in UTF-8")
+        return value
+    if type(value) is not int:
         raise UnreadableError(f"expected a string or an integer, got {kind_of(value)}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _category_reader(values: Sequence[int | str]) -> Callable[[Any], float]:

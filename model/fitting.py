@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 OnEpoch = Callable[[int, float], object]
 
 LARGEST_GRADIENT = 1e15  # its square is still a float32
+CELLS_AT_ONCE = 2**24
 ROWS_AT_A_TIME = 8192  # scaled and expanded together
 
 
@@ -67,7 +68,8 @@ class Trainer:
         self, X: Array, order: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Inputs and row numbers of each batch; many batches are scaled at once."""
-        at_a_time = max(ROWS_AT_A_TIME // batch_size, 1) * batch_size
+        rows_at_a_time = min(ROWS_AT_A_TIME, CELLS_AT_ONCE // self.spec.inputs)
+        at_a_time = max(rows_at_a_time // batch_size, 1) * batch_size
         for start in range(0, len(order), at_a_time):
             rows = order[start : start + at_a_time]
             inputs = self._inputs(X[rows])

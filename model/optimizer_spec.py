@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from model.strict import NotNegative, Positive, PositiveInt, Share, StrictModel, refuse
+from model.strict import Count, NotNegative, Positive, PositiveInt, Share, StrictModel, refuse
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "adagrad"]
 ScheduleName = Literal["constant", "inverse_time", "exponential", "cosine"]
@@ -32,7 +32,7 @@ class ScheduleSpec(StrictModel):
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     steps: PositiveInt | None = None
     minimum: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    warm_up: Annotated[int, Field(ge=0)] = 0
+    warm_up: Count = 0
 
     @field_validator("decay", "gamma", "steps", "minimum")
     @classmethod

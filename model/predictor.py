@@ -18,6 +18,8 @@ from model.state import read_predictor_state
 Array = NDArray[Any]
 
 LARGEST_SCORE = 3e38
+CELLS_AT_ONCE = 2**22
+"""Rows are predicted in slices of so many numbers, so that memory does not grow with their count."""
 
 
 class Predictor:
@@ -41,6 +43,7 @@ class Predictor:
         self._network = Network(layout_of(spec), arrays["parameters"], arrays["norm"])
         self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
         self._width = spec.width
+        self._rows_at_once = max(CELLS_AT_ONCE // spec.cells, 1)
         self._output = OUTPUTS[spec.output].value
         self._targets = None
         if spec.scales_targets:
@@ -55,6 +58,12 @@ class Predictor:
         X = np.asarray(X, np.float64)
         if X.ndim != 2 or X.shape[1] != self._width:
             raise ValueError(f"X must have the shape (n, {self._width}), not {X.shape}")
+        if len(X) <= self._rows_at_once:
+            return self._predict(X)
+        starts = range(0, len(X), self._rows_at_once)
+        return np.concatenate([self._predict(X[start : start + self._rows_at_once]) for start in starts])
+
+    def _predict(self, X: Array) -> Array:
         with np.errstate(all="ignore"):
             scores = self._network.scores(self._inputs(X))
             scores = _finite(scores).astype(np.float64)

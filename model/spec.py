@@ -17,11 +17,12 @@ from pydantic import (
 
 from model.feature_spec import Features, FeatureSpec, count_inputs
 from model.optimizer_spec import OptimizerSpec
-from model.strict import Positive, PositiveInt, Share, StrictModel, refuse
+from model.strict import Integer, Positive, PositiveInt, Share, StrictModel, check_names, refuse
 
 MAX_UNITS = 1_000_000
 MAX_LAYERS = 64
 MAX_CLASSES = 10_000
+MAX_CLASS_BYTES = 256
 MAX_PARAMETERS = 100_000_000
 """Absolute limits of a spec. A server sets its own, lower ones by `ModelSpec.parameter_count`."""
 
@@ -33,7 +34,6 @@ Output = Literal["linear", "sigmoid", "softmax", "threshold"]
 Loss = Literal["cross_entropy", "mean_squared", "mean_absolute", "huber", "hinge", "perceptron"]
 Initializer = Literal["he", "glorot", "lecun", "uniform", "zeros"]
 Scaling = Literal["standard", "minmax", "none"]
-ClassName = bool | int | str
 
 # Which loss goes with which output, by task; the first of each task is its default.
 COMBINATIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -62,7 +62,7 @@ class LayerSpec(StrictModel):
     batch_norm: bool = False
 
 
-def _read_classes(value: Any) -> tuple[ClassName, ...] | None:
+def _read_classes(value: Any) -> tuple[bool | int | str, ...] | None:
     """A list of different classes of one type, or their number n for 0 … n − 1."""
     if value is None:
         return None
@@ -75,6 +75,7 @@ def _read_classes(value: Any) -> tuple[ClassName, ...] | None:
         raise refuse("classes", "classes are all integers, all strings or all booleans")
     if len(set(value)) < len(value):
         raise refuse("classes", "the classes must all be different")
+    check_names(value, "classes", MAX_CLASS_BYTES)
     return tuple(value)
 
 
@@ -82,9 +83,14 @@ def _count_weights(widths: tuple[int, ...]) -> int:
     return sum(math.prod(pair) for pair in pairwise(widths))
 
 
+ClassName = bool | Integer | Annotated[str, Field(max_length=MAX_CLASS_BYTES)]
+ClassesInput = (
+    Annotated[int, Field(ge=2, le=MAX_CLASSES)]
+    | Annotated[list[ClassName], Field(min_length=2, max_length=MAX_CLASSES)]
+)
 Classes = Annotated[
-    tuple[ClassName, ...] | None,
-    WrapValidator(lambda value, _: _read_classes(value), json_schema_input_type=int | list[ClassName] | None),
+    tuple[bool | int | str, ...] | None,
+    WrapValidator(lambda value, _: _read_classes(value), json_schema_input_type=ClassesInput | None),
 ]
 
 
@@ -106,7 +112,7 @@ class ModelSpec(StrictModel):
     )
     loss: Loss
     output: Output
-    class_weights: Annotated[tuple[Positive, ...], Strict(False)] | None = None
+    class_weights: Annotated[tuple[Positive, ...], Strict(False), Field(max_length=MAX_CLASSES)] | None = None
     optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec.model_validate({}))
     scaling: Scaling = "standard"
     bias: bool = True
@@ -138,7 +144,7 @@ class ModelSpec(StrictModel):
 
     @field_validator("classes")
     @classmethod
-    def _check_classes(cls, classes: tuple[ClassName, ...] | None, info: ValidationInfo) -> Any:
+    def _check_classes(cls, classes: tuple[bool | int | str, ...] | None, info: ValidationInfo) -> Any:
         task = info.data.get("task")
         if task == "regression" and classes is not None:
             raise refuse("classes", "a regression has no classes")
@@ -233,6 +239,11 @@ class ModelSpec(StrictModel):
     def widths(self) -> tuple[int, ...]:
         """Units from the network's input to its output: inputs, each layer's units, outputs."""
         return (self.inputs, *(layer.units for layer in self.layers), self.outputs)
+
+    @property
+    def cells(self) -> int:
+        """Numbers that one row takes on its way through the network: what many rows at once cost in memory."""
+        return self.width + sum(self.widths)
 
     @property
     def parameter_count(self) -> int:

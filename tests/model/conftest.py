@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from model.spec import ModelSpec
+
+settings.register_profile("patient", deadline=None)  # the first example compiles
+settings.load_profile("patient")
 
 Rows = tuple[np.ndarray, np.ndarray]
 

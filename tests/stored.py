@@ -15,7 +15,7 @@ from service.store.lease import Fence
 from service.store.log import NO_ROWS, Entry, LogId, read_after
 from service.store.snapshots import Keep
 
-LIMITS = Limits(remembered=1000, max_lag=1000, label_ttl_ms=1000)
+LIMITS = Limits(remembered=1000, max_lag=100_000, label_ttl_ms=1000)
 KEEP = Keep(trim_below=0, keep_bytes=1000, blobs=10)
 _names = (f"store-{number}" for number in itertools.count())
 
@@ -28,16 +28,20 @@ class Stored:
     name: str = field(default_factory=lambda: next(_names))
     generation: bytes = b""
     appended: int = 0
+    spec: bytes = b"{}"
 
     def __post_init__(self) -> None:
-        _, self.generation = models.create(self.link, self.name, b"{}")
+        _, self.generation = models.create(self.link, self.name, self.spec)
 
     def append(self, rows: int = 1) -> int:
         """Append a block; returns the log's position."""
+        return self.teach(np.zeros((rows, 1)), np.zeros((rows, 1)))
+
+    def teach(self, X: np.ndarray, y: np.ndarray) -> int:
+        """Append rows (n, width) and labels (n, targets) as a block; returns the log's position."""
         self.appended += 1
         token = f"token-{self.appended}".encode()
-        block = Block(np.zeros((rows, 1)), np.zeros((rows, 1)))
-        wanted = Append(token, block, token)
+        wanted = Append(token, Block(X, y), token)
         return append(self.link, self.name, self.generation, wanted, LIMITS).position
 
     def command(self, **command: object) -> LogId | None:
@@ -64,9 +68,11 @@ class Stored:
         """What a learner shows with a write."""
         return Fence(self.name, self.generation, term, timeline, log_id, token)
 
-    def snapshot(self, fence: Fence, state: bytes = b"", keep: Keep = KEEP) -> None:
-        """Keep a snapshot."""
-        snapshots.save(self.link, fence, state, None, keep)
+    def snapshot(
+        self, fence: Fence, state: bytes = b"", keep: Keep = KEEP, loss: float | None = None
+    ) -> None:
+        """Keep a snapshot, of a model with a fading loss."""
+        snapshots.save(self.link, fence, state, loss, keep)
 
     def state(self) -> bytes:
         """The state of the newest snapshot."""
@@ -88,10 +94,10 @@ class Stored:
         [answer] = lease.beat(self.link, [lease.Held(self.name, self.generation, term, timeline, published)])
         return answer
 
-    def job(self) -> Job:
+    def job(self, **request: object) -> Job:
         """A new job, queued."""
         job_id = jobs.new_id(self.name)
-        assert jobs.start(self.link, self.name, self.generation, job_id, {}, "").outcome == "started"
+        assert jobs.start(self.link, self.name, self.generation, job_id, request, "").outcome == "started"
         return self.loaded(job_id)
 
     def loaded(self, job_id: str) -> Job:

@@ -47,7 +47,8 @@ class Schedule(Strict):
         times = []
         if self.every is not None:
             start = now if last_due is None else last_due
-            times.append(start + self.every * (max(0, (now - start) // self.every) + 1))
+            # A due time that is still to come stays: another trigger has fired before it.
+            times.append(start if start > now else start + self.every * ((now - start) // self.every + 1))
         if self.cron is not None:
             moment = datetime.fromtimestamp(now, UTC)
             times.append(croniter(self.cron, moment).get_next(datetime).timestamp())

@@ -78,6 +78,7 @@ class Trainer:
         self._silent = SilentJobs()
         self._holder = identity()
         self._running: RunningJob | None = None
+        self._is_warm = False
         self._look_at = 0.0  # when all models are looked at again, by the clock
         self._connected = True
         self._stopping = False  # no Event: its lock may be held when a signal's handler sets it
@@ -127,7 +128,12 @@ class Trainer:
         if not running.process.is_alive():
             self._tidy_up(running)
             self._running = None
-            compile_loop()  # from its cache, which the first job has filled: the next ones start at once
+            self._look_at = now  # another job may be waiting
+            if (
+                not self._is_warm
+            ):  # load the compiled loop, which the first job has cached: the next ones start at once
+                compile_loop()
+                self._is_warm = True
 
     def _tidy_up(self, running: RunningJob) -> None:
         """End a job whose process was killed, give back one whose process died. Raises StoreUnavailable."""

@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import structlog
@@ -10,9 +11,10 @@ import structlog
 from service.settings import Settings, former_names
 
 _process = ""
+_context: Callable[[], dict[str, str]] = dict  # what a line tells of the request during which it is written
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
-    lambda _logger, _method, event: {"process": _process, **event},
+    lambda _logger, _method, event: {"process": _process, **_context(), **event},
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
@@ -39,6 +41,12 @@ def configure(settings: Settings, process: str) -> None:
     threading.excepthook = _log_thread_crash
     for warning in former_names():
         log.warning("a setting has a former name", detail=warning)
+
+
+def tell_context(context: Callable[[], dict[str, str]]) -> None:
+    """Add to each line what `context` returns when it is written."""
+    global _context
+    _context = context
 
 
 def _configure_libraries(level: int, finish: list[structlog.typing.Processor]) -> None:

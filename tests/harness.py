@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -192,6 +193,16 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
         server.api.close()
         if server.process is not None and server.process.poll() is None:
             server.stop()
+        check_log(server.log())
+
+
+SECRET = re.compile(r"fk_[0-9a-f]{12}_|\"(features|instances|label)\":")
+
+
+def check_log(text: str) -> None:
+    """No line that a server has written may hold an API key, a row or a label."""
+    found = SECRET.search(text)
+    assert found is None, text[max(0, found.start() - 300) : found.end() + 100]
 
 
 def clean_environment() -> dict[str, str]:

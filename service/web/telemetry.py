@@ -1,23 +1,25 @@
 """What a web process counts of its requests, and `GET /metrics`."""
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, g, has_request_context, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import REGISTRY as OWN
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from service import logs
 from service.counters import OTHERS, REQUESTS
 from service.errors import StoreError
 from service.store.memory import memory
 from service.telemetry import FOLDER
-from service.web.access import may_see
+from service.web.access import key_name, may_see
 from service.web.context import Web, web
 from service.web.replicas.replica import Served
 
@@ -25,6 +27,7 @@ routes = Blueprint("metrics", __name__)
 MOST_MODELS = 100  # that are told by name; the others are summed
 LONGEST_ID = 128  # characters of an X-Request-Id that is taken over
 REQUEST_ID = "X-Request-Id"
+TRACE = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _children: dict[tuple[str, int], Any] = {}
 
 
@@ -32,6 +35,7 @@ def install(app: Flask) -> None:
     """Count every request of an application, and give each an id."""
     app.before_request(_begin)
     app.after_request(_count)
+    logs.tell_context(log_context)
 
 
 def _begin() -> None:
@@ -58,6 +62,21 @@ def request_id() -> str:
         fits = 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
         known = g.request_id = given if fits else secrets.token_hex(8)
     return known
+
+
+def log_context() -> dict[str, str]:
+    """What a log line tells of the current request: its id, trace (W3C Trace Context), model and API key."""
+    if not has_request_context():
+        return {}
+    fields = {"request_id": request_id()}
+    trace = TRACE.fullmatch(request.headers.get("traceparent", ""))
+    if trace is not None:
+        fields |= {"trace_id": trace[1], "span_id": trace[2]}
+    if request.view_args and "name" in request.view_args:
+        fields["model"] = request.view_args["name"]
+    if key_name():
+        fields["api_key"] = key_name()
+    return fields
 
 
 @routes.get("/metrics")

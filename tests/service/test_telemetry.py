@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from flask import Flask
 from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import counters
+from service.web.telemetry import log_context
 from tests.harness import Api, Server, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -118,3 +120,20 @@ def test_promtool_accepts_the_alerts() -> None:
             ["promtool", *command], cwd=folder, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_log_line_tells_request_trace_model_and_key(folder: Path) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with running(folder, web_workers=1, log_format="json") as server:
+        name = server.create(SPEC)
+        server.kill_part("redis")
+        headers = {"X-Request-Id": "told-1", "traceparent": trace}
+        server.api("POST", f"/v1/models/{name}/feedback", {"features": [1, 2], "label": 1}, headers)
+        server.wait_ready()
+        app = Flask("logs")
+        with app.test_request_context(f"/v1/models/{name}", headers=headers):
+            told = log_context()
+        lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+    assert told["request_id"] == "told-1"
+    assert (told["trace_id"], told["span_id"]) == tuple(trace.split("-")[1:3])
+    assert {"process", "level", "timestamp", "event"} <= lines[-1].keys()

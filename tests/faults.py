@@ -65,6 +65,7 @@ class Proxy:
         self.mute: bytes | None = None  # answers on connections that have sent this are swallowed
         self.dropped = 0  # answers that were swallowed since `swallow` was called
         self._swallowed: tuple[bytes, int, int] = (b"", 0, 0)
+        self._lost: tuple[bytes, int] = (b"", 0)
         self._flowing = threading.Event()
         self._flowing.set()
         self._pairs: set[Pair] = set()
@@ -84,6 +85,18 @@ class Proxy:
         """Give the next requests that contain `what` no answer but a cut, so many times, after so many that pass."""
         self._swallowed = what, times, after
         self.dropped = 0
+
+    def lose(self, what: bytes, times: int) -> None:
+        """Cut the connections of the next requests that contain `what`, so many times, and pass nothing of them on."""
+        self._lost = what, times
+
+    def loses(self, request: bytes) -> bool:
+        """Whether what a client has just sent is to be lost; it counts."""
+        what, times = self._lost
+        if not times or what not in request:
+            return False
+        self._lost = what, times - 1
+        return True
 
     def takes_answer_of(self, request: bytes) -> bool:
         """Whether the answer to what a client has just sent is to be lost; it counts."""
@@ -162,6 +175,8 @@ class Pair:
         while piece := self._client.recv(2**16):
             self._proxy.pass_on()
             self._said = (self._said + piece)[-(2**16) :]
+            if self._proxy.loses(piece):
+                return
             if self._proxy.takes_answer_of(piece):
                 self._answer_is_lost = True
             self._server.sendall(piece)

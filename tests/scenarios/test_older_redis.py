@@ -48,6 +48,68 @@ def test_a_web_process_alone_notices_an_older_redis(whole: System) -> None:
     assert oracle.applications(web.api, name, 71) == [1] * 30 + [0] * 30 + [1] * 10 + [0]
 
 
+def test_an_older_redis_is_noticed_though_it_was_fed_beyond_what_was_seen(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    teach_beyond_a_copy(whole, web, name, kept=30, taught=60)
+    learner.kill()
+    web.pause()
+    whole.redis.restore(whole.folder / "copy")
+    other = whole.start("web")
+    assert (
+        other.api(
+            "POST", f"/v1/models/{name}/feedback", {"observations": [oracle.observation(70)] * 50}
+        ).status
+        == 202
+    )
+    web.go_on()
+    wait_until(lambda: name in web.troubles(), 20, whole.log)
+    assert "older" in web.troubles()[name]
+    whole.start("learner")
+    wait_until(lambda: web.described(name)["timeline"] == 2 and web.step(name) == 80, 20, whole.log)
+    wait_until(lambda: not web.troubles(), 20, whole.log)
+
+
+def test_without_a_learner_nothing_is_applied_to_an_older_redis(whole: System) -> None:
+    learner = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    teach_beyond_a_copy(whole, web, name, kept=30, taught=60)
+    learner.kill()
+    whole.redis.restore(whole.folder / "copy")
+    for _ in range(5):
+        answer = oracle.feed(web.api, name, 61)
+        assert answer.status == 503, answer
+    whole.start("learner")
+    wait_until(lambda: oracle.feed(web.api, name, 61).status == 200, 20, whole.log)
+    assert web.step(name) == 31
+
+
+def test_an_older_term_is_an_older_redis(whole: System) -> None:
+    first = whole.start("learner")
+    web = whole.start("web")
+    name = web.create(oracle.spec())
+    oracle.teach(web, name, range(10))
+    whole.redis.copy(whole.folder / "copy")
+    wait_until(lambda: oracle.feed(web.api, name, 10).status == 200, 20, whole.log)
+    for _ in range(2):  # terms that the copy does not know
+        first.kill()
+        first = whole.start("learner")
+        place = web.step(name)
+        wait_until(lambda place=place: oracle.feed(web.api, name, place).status == 200, 20, whole.log)
+    first.kill()
+    web.pause()
+    whole.redis.restore(whole.folder / "copy")
+    whole.start("web").api(
+        "POST", f"/v1/models/{name}/feedback", {"observations": [oracle.observation(70)] * 50}
+    )
+    whole.start("learner")
+    web.go_on()
+    wait_until(lambda: web.described(name)["timeline"] == 2 and web.step(name) == 60, 20, whole.log)
+    assert oracle.feed(web.api, name, 71).status == 200
+
+
 def test_an_empty_redis_is_told_of_and_predictions_go_on(whole: System) -> None:
     learner = whole.start("learner")
     web = whole.start("web")

@@ -9,7 +9,7 @@ import pytest
 
 from service.store.scripts import APPEND
 from tests import oracle
-from tests.faults import Proxy, Valkey
+from tests.faults import Proxy, Valkey, stopped
 from tests.harness import Answer, Api, Server
 
 SPEC = oracle.spec()
@@ -46,7 +46,7 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ser
     folder = tmp_path_factory.mktemp("proxied")
     redis = Valkey(folder / "redis").start()
     proxy = Proxy(redis.port)
-    server = Server(folder, web_workers=1)
+    server = Server(folder, web_workers=1, max_lag=50)
     server.environment["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
     try:
         yield server.start(), proxy, redis
@@ -127,3 +127,19 @@ def test_a_stream_of_unknown_outcome_goes_on_with_its_token(proxied: Proxied) ->
     assert (again.status, again.body["applied"], again.body["position"]) == (200, 8000, 8001)
     assert proxied.server.step(proxied.name) == 8001
     assert oracle.applications(proxied.api, proxied.name, 8010) == [1] * 8001 + [0] * 9
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["one", "stream"])
+def test_no_refusal_after_a_lost_try_says_that_nothing_was_appended(proxied: Proxied, stream: bool) -> None:
+    """The lost try may be on its way still, though the next one found the learner too far behind."""
+    with stopped(proxied.server.pids("learner")[0]):
+        proxied.feed({"observations": [oracle.observation(place) for place in range(1, 60)]})
+        refused = proxied.feed(oracle.observation(60))
+        assert refused.status == 429, refused
+        proxied.proxy.lose(APPENDS, 1)
+        body = lines(range(60, 62)) if stream else oracle.observation(60)
+        answer = proxied.feed(body, None, **(STREAM if stream else {}))
+    assert (answer.status, answer.body["type"]) == (503, oracle.OUTCOME_UNKNOWN), answer
+    proxied.server.wait_step(proxied.name, 60)
+    again = proxied.feed(body, answer.body["token"], **(STREAM if stream else {}))
+    assert (again.status, again.body["position"]) == (200, 62 if stream else 61)

@@ -16,6 +16,7 @@ from service.store.scripts import Script
 _REFUSED = ("OOM", "MISCONF")
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN")
 
+NoScript = redis.exceptions.NoScriptError
 IDLE = 0.1  # seconds unused after which a connection is looked at before it is used
 LEAST_GRACE = 0.01  # seconds below which it is not worth setting another timeout
 MOST_CONNECTIONS = 64  # of one web process
@@ -57,11 +58,12 @@ class Link:
 
     def call_many(self, commands: Sequence[Sequence[Any]], timeout: float | None = None) -> list[Any]:
         """Send commands together and return their answers. The first error in an answer is raised."""
-        self._refresh()
+        self.refresh()
         self.send(commands)
         return self.receive(len(commands), timeout)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Close a connection that has not been used for a while and that the server has closed."""
         now = time.monotonic()
         if now - self._used_at > IDLE and self._connection.is_connected and self._is_stale():
             self._connection.disconnect()
@@ -83,21 +85,22 @@ class Link:
         """Run a script, loading it where the server does not know it yet."""
         try:
             return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except redis.exceptions.NoScriptError:
+        except NoScript:
             return self.call("EVAL", script.source, len(keys), *keys, *arguments)
 
     def run_many(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
         """Run a script once for each (keys, arguments), sent together. Where one fails, its answer is a StoreError."""
-        self._refresh()
+        self.refresh()
         self.send([("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls])
-        answers = [self._answer_or_error() for _ in calls]
+        answers = [self.answer() for _ in calls]
         self._grace = 0.0
-        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+        if any(isinstance(answer, NoScript) for answer in answers):
             self.call("SCRIPT", "LOAD", script.source)
             return self.run_many(script, calls)
         return answers
 
-    def _answer_or_error(self) -> Any:
+    def answer(self) -> Any:
+        """The next answer; the error in its place if the command failed. Raises StoreUnavailable."""
         try:
             return self.read()
         except redis.ResponseError as error:
@@ -189,7 +192,7 @@ class Link:
 
 def _translated(error: redis.ResponseError) -> Exception:
     text = str(error)
-    if isinstance(error, redis.exceptions.NoScriptError):
+    if isinstance(error, NoScript):
         return error
     if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith(_REFUSED):
         return StoreFull(f"Redis refuses writes: {text}")

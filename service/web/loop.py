@@ -28,6 +28,7 @@ SWITCH_SECONDS = (
 )
 BEAT = 0.05  # seconds between signs of life of the loop
 HELD = 0.1  # seconds without one after which the loop was held
+IDLE = "run (hub.py"  # where the loop is while it waits
 
 _pools: dict[bool, ThreadPool] = {}
 
@@ -111,7 +112,7 @@ class Watch:
             gevent.sleep(BEAT)
             now = time.monotonic()
             held, self._beat_at = now - self._beat_at - BEAT, now
-            if held > HELD:
+            if held > HELD and not self._seen.startswith(IDLE):  # else the machine was busy with others
                 LOOP_HELD.observe(held)
                 log.warning("the event loop was held", seconds=round(held, 3), by=self._seen or "unknown")
             self._seen = ""

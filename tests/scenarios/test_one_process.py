@@ -24,10 +24,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Part
 def test_one_key_sent_to_two_models_at_once_gets_each_models_own_answer(one: tuple[System, Part]) -> None:
     whole, web = one
     # Their predictions and losses tell them apart.
-    specs = [
-        {"task": "regression", "features": 1, "layers": [], "scaling": "none", "seed": seed}
-        for seed in (1, 2)
-    ]
+    specs = [{"task": "regression", "features": 1, "layers": [{"units": 4}], "seed": seed} for seed in (1, 2)]
     names = [web.create(spec | {"optimizer": {"name": "sgd", "learning_rate": 0.0}}) for spec in specs]
     apis = [Api(web.port), Api(web.port)]
     for api, name in zip(apis, names, strict=True):

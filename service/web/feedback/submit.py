@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store import pending
 from service.store.appending import Append, Appended, Limits, append, keep, keep_answer, kept_answer
 from service.store.connection import Links
+from service.store.grouping import GroupedLink
 from service.store.messages import Result
 from service.store.pending import Awaiting
 from service.web.access import key_name
@@ -28,6 +29,7 @@ from service.web.idempotency import Request, Seen, another_body, body_digest, ne
 from service.web.replicas.replica import ServedModel, missing
 from service.web.waiting import Waiter, Waiting
 
+GROUPED_BYTES = 32 * 1024  # of features: a larger append goes by itself, and holds up no small ones
 RESULT_LATE = 0.05  # seconds that a result may come after the model's version that has learned it
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 
@@ -66,6 +68,7 @@ class Feedback:
     def __init__(self, settings: Settings, links: Links, web: str, waiting: Waiting) -> None:
         self._settings = settings
         self._links = links
+        self._appends = GroupedLink(links.url, links.timeout)
         self._web = web
         self._waiting = waiting
         self._pressure = Pressure()
@@ -273,7 +276,8 @@ class Feedback:
         while True:
             try:
                 self._check_memory(served, wanted.block.features.nbytes)
-                appended = append(self._links.mine(), served.name, served.generation, wanted, self._limits)
+                link = self._appends if wanted.block.features.nbytes <= GROUPED_BYTES else self._links.mine()
+                appended = append(link, served.name, served.generation, wanted, self._limits)
                 if request.is_unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
                     # It was carried out the first time.
                     appended = Appended(Seen.parse(appended.seen).position, wanted.timeline)

@@ -233,6 +233,8 @@ class Replicas:
         for served in self.all():
             if served.name not in names:
                 self._gone(served)
+        for name in self.troubles.keys() - names.keys() - self._served.keys():
+            del self.troubles[name]
         reconnected = self._poll_link.connects != self._connects
         now = time.monotonic()
         for name, found in models.describe(self._poll_link, list(names)).items():

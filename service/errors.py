@@ -14,6 +14,7 @@ ServiceError
 │   ├── LogGap               the log does not follow on the state
 │   ├── BlobGone             what a command names is not stored any more
 │   ├── CommandRefused       a command in the log cannot be carried out
+│   ├── NoRoom               as many models or parameters as are allowed
 │   ├── LogCrowded           too many commands in the log
 │   └── KeyUsed              an Idempotency-Key comes again with something else
 └── Problem                  told to the client, with the fields that are bad
@@ -98,6 +99,10 @@ class BlobGone(StoreError):
 
 class CommandRefused(StoreError):
     """A command in the log cannot be carried out: it does not fit the model any more, or what it names is gone."""
+
+
+class NoRoom(StoreError):
+    """As many models as are allowed, or as many parameters as they may have together."""
 
 
 class LogCrowded(StoreError):

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    allowed_hosts: str | None = Field(
+        None,
+        description="host names that requests without an API key may use and come from, with commas; `*`: any. "
+        "Names of this machine, IP addresses and `host` always may",
+    )
     web_workers: int = Field(
         default_factory=lambda: min(os.cpu_count() or 1, 4),
         ge=1,
@@ -104,6 +109,9 @@ class Settings(BaseSettings):
     max_line_bytes: int = Field(2**20, ge=1024, description="longest line of an NDJSON stream, in bytes")
     max_rows: int = Field(4096, ge=1, le=4096, description="most instances or observations in one JSON body")
     max_models: int = Field(1000, ge=1, description="most models")
+    max_total_parameters: int = Field(
+        100_000_000, ge=1, description="most weights and biases of all networks together"
+    )
     max_parameters: int = Field(5_000_000, ge=1, description="most weights and biases of one network")
 
     remembered: int = Field(

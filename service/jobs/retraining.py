@@ -33,14 +33,16 @@ def _read_time(value: Any) -> Any:
         ) from None
 
 
-Time = Annotated[float, BeforeValidator(_read_time, json_schema_input_type=float | str)]
+Time = Annotated[
+    float, Field(ge=-1e12, le=1e12), BeforeValidator(_read_time, json_schema_input_type=float | str)
+]
 """Seconds since the epoch; in JSON also as ISO 8601."""
 
 
 class Window(Strict):
     """The newest observations: the `last` so many, or those `since` a time (seconds since the epoch, or ISO 8601)."""
 
-    last: Annotated[int, Field(ge=1)] | None = None
+    last: Annotated[int, Field(ge=1, le=2**53)] | None = None
     since: Time | None = None
 
     @model_validator(mode="after")
@@ -54,14 +56,14 @@ class Retraining(Strict):
     """How to retrain. `validation` is the share of the window, its newest rows, that the candidate is judged on."""
 
     epochs: Annotated[int, Field(ge=1)] = 5
-    batch_size: Annotated[int, Field(ge=1)] | None = 32
+    batch_size: Annotated[int, Field(ge=1, le=2**31)] | None = 32
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     optimizer: OptimizerSpec | None = None
     start: Literal["current", "scratch"] = "current"
     window: Window | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Annotated[int, Field(ge=1, le=2**31)] | None = None
     promote: Annotated[Literal["if_better", "always", "never"], Field(validate_default=True)] = "if_better"
 
     @field_validator("optimizer", mode="before")

@@ -1,11 +1,13 @@
 """When a model is retrained by itself: every so many seconds, by cron, after n observations, or when its loss grows."""
 
+import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from croniter import croniter
-from pydantic import Field, field_validator, model_validator
+from croniter import CroniterError, croniter
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.jobs.retraining import Retraining
@@ -17,23 +19,37 @@ from service.store.schedules import Standing, StoredSchedule
 SETTLING = 1000
 """Observations after a firing until the loss is looked at again: by then the fading window is the new model's."""
 
+STORED = object()
+"""Context of validation for a schedule from Redis: what was accepted by an earlier version is read."""
+
+# croniter also reads R and H, which stand for a random and a hashed time.
+_CRON_FIELD = re.compile(
+    r"(?:[\d*/,?#-]|L|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT)+",
+    re.IGNORECASE,
+)
+
 
 class Schedule(Strict):
     """What fires a retraining, one or several; `job` says how to retrain. Cron is in UTC."""
 
     every: Annotated[float, Field(ge=1, le=1e9)] | None = None
     cron: Annotated[str, Field(max_length=200)] | None = None
-    after: Annotated[int, Field(ge=1)] | None = None
+    after: Annotated[int, Field(ge=1, le=2**53)] | None = None
     when_worse: Annotated[float, Field(gt=1, le=1000)] | None = None
     job: Retraining = Retraining()
 
     @field_validator("cron")
     @classmethod
-    def _check_cron(cls, cron: str | None) -> str | None:
-        if cron is not None and (len(cron.split()) != 5 or not croniter.is_valid(cron)):
+    def _check_cron(cls, cron: str | None, info: ValidationInfo) -> str | None:
+        if cron is None or info.context is STORED:
+            return cron
+        fields = cron.split()
+        if len(fields) != 5 or not all(map(_CRON_FIELD.fullmatch, fields)) or not croniter.is_valid(cron):
             raise PydanticCustomError(
                 "cron", "cron is minute, hour, day, month and weekday, such as 0 3 * * 1"
             )
+        if _next_by_cron(cron, time.time()) is None:
+            raise PydanticCustomError("cron", "this cron never fires")
         return cron
 
     @model_validator(mode="after")
@@ -50,9 +66,17 @@ class Schedule(Strict):
             # A due time that is still to come stays: another trigger has fired before it.
             times.append(start if start > now else start + self.every * ((now - start) // self.every + 1))
         if self.cron is not None:
-            moment = datetime.fromtimestamp(now, UTC)
-            times.append(croniter(self.cron, moment).get_next(datetime).timestamp())
+            due = _next_by_cron(self.cron, now)
+            times += [] if due is None else [due]
         return min(times, default=None)
+
+
+def _next_by_cron(cron: str, now: float) -> float | None:
+    """The first time after `now`, in seconds since the epoch; None if there is none."""
+    try:
+        return float(croniter(cron, datetime.fromtimestamp(now, UTC)).get_next(datetime).timestamp())
+    except (CroniterError, ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +89,7 @@ class Scheduled:
     @classmethod
     def of(cls, stored: StoredSchedule) -> "Scheduled":
         """From what is stored."""
-        return cls(Schedule.model_validate_json(stored.text), stored)
+        return cls(Schedule.model_validate_json(stored.text, context=STORED), stored)
 
     def is_due(self, now: float, standing: Standing) -> bool:
         """Whether it is to fire, at a time (seconds since the epoch), for a model that is so far."""
@@ -103,12 +127,6 @@ def load(link: Link, name: str) -> Scheduled | None:
     """A model's schedule; None if it has none."""
     stored = schedules.load_many(link, [name]).get(name)
     return None if stored is None else Scheduled.of(stored)
-
-
-def replace(link: Link, name: str, generation: bytes, schedule: Schedule | None) -> bool:
-    """Set a model's schedule, or take it away; False if the model is gone."""
-    text = "" if schedule is None else schedule.model_dump_json()
-    return schedules.replace(link, name, generation, text, first_due(link, schedule))
 
 
 def first_due(link: Link, schedule: Schedule | None) -> float | None:

@@ -132,23 +132,37 @@ def _appended(name: str, answer: list[Any]) -> Appended:
     raise WrongGeneration(f"model {name} was deleted")
 
 
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """A schedule to be set (JSON; "": none any more), and when it is due first, seconds since the epoch."""
+
+    text: str
+    due: float | None = None
+
+    def to_arguments(self) -> tuple[str, str]:
+        """What the script takes."""
+        return self.text or "none", "" if self.due is None else repr(self.due)
+
+
 def append_command(
     link: Link,
     name: str,
     generation: bytes,
     key: bytes,
-    command: dict[str, Any],
+    command: dict[str, Any] | None,
     digest: bytes,
     *,
     blob: bytes = b"",
     checkpoint: str = "",
     hyperparameters: dict[str, Any] | None = None,
+    schedule: NewSchedule | None = None,
     blobs: int = 10,
 ) -> LogId | None:
     """Append a command, or find the one that was appended with this key and digest. Returns its log id.
 
     What it names is kept with it: `blob`, or a copy of the state of `checkpoint`; then None is returned if there is no
-    such checkpoint. `hyperparameters` are noted as the model's live ones. `blobs` of the newest commands are kept.
+    such checkpoint. `hyperparameters` are noted as the model's live ones, and `schedule` as its schedule; without a
+    command that is all, and the log id is that of the log's head. `blobs` of the newest commands are kept.
     Raises WrongGeneration; KeyUsed if something else was done with the key; LogCrowded if too many commands stand at
     this position or wait for the learner.
     """
@@ -156,11 +170,12 @@ def append_command(
         scripts.COMMAND,
         [
             *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
-            *(*keys.seen(name), *keys.answers(name)),
+            *(keys.schedule(name), *keys.seen(name), *keys.answers(name)),
         ],
         [
-            *(generation, key, json.dumps(command), blob, checkpoint, 2 * blobs),
+            *(generation, key, json.dumps(command) if command else "", blob, checkpoint, 2 * blobs),
             *(json.dumps(hyperparameters) if hyperparameters else "", digest),
+            *(("", "") if schedule is None else schedule.to_arguments()),
         ],
     )
     match kind:

@@ -64,13 +64,19 @@ def token_of(job_id: str) -> str:
 
 
 def start(
-    link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str
+    link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str, key: str = ""
 ) -> Started:
-    """Start a job, unless the model has one. `digest` is of the body it came with. Raises WrongGeneration."""
+    """Start a job, unless the model has one, once for an Idempotency-Key. `digest` is of the body it came with.
+
+    Raises WrongGeneration.
+    """
     outcome, *busy = link.run(
         scripts.JOB_START,
-        [keys.meta(name), keys.job(name, job_id), keys.jobs(name)],
-        [generation, job_id, json.dumps(request), digest, keys.job(name, "")],
+        [
+            *(keys.meta(name), keys.job(name, job_id), keys.jobs(name)),
+            *(*keys.seen(name), *keys.answers(name)),
+        ],
+        [generation, job_id, json.dumps(request), digest, keys.job(name, ""), key or job_id],
     )
     if outcome == b"gone":
         raise WrongGeneration(f"model {name} was deleted")

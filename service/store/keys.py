@@ -1,6 +1,7 @@
 """The name of every key and channel. A model's keys share a hash tag, so that they live on one node."""
 
 MODELS = b"freshet:models"  # hash: name -> generation
+SIZES = b"freshet:sizes"  # hash: name -> weights and biases of the model
 DELETED = b"freshet:deleted"  # sorted set: generations of deleted models, by when
 DELETIONS = b"freshet:deletions"  # how many models were deleted
 EVENTS = b"freshet:events"  # channel: names of models that were created or deleted

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.errors import NoRoom
 from service.store import keys, scripts
 from service.store.connection import Link
 from service.store.log import LogId
@@ -49,6 +50,14 @@ class Lead:
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many models there may be, and how many weights and biases they may have together."""
+
+    models: int = 1_000_000
+    parameters: int = 2**53
+
+
 def create(
     link: Link,
     name: str,
@@ -56,34 +65,48 @@ def create(
     retrain: str = "",
     due: float | None = None,
     is_same: Callable[[bytes, bytes], bool] | None = None,
+    parameters: int = 0,
+    room: Room = Room(),
 ) -> tuple[str, bytes]:
     """Create a model, if the name is free. Returns "created", "same" or "different", and the generation.
 
     `retrain` is the schedule of its retraining (JSON) and `due` when that is due first. `is_same` tells whether a model
     that is there, of a spec and a schedule as they are stored, is what is asked for; else they are compared as bytes.
+    `parameters` are the model's own. Raises NoRoom.
     """
     while True:
-        outcome, *known = _create_once(link, name, spec, retrain, due, deletions(link))
+        outcome, *known = link.run(
+            scripts.CREATE,
+            [keys.meta(name), keys.schedule(name), keys.MODELS, keys.DELETIONS, keys.SIZES],
+            [
+                *(name, secrets.token_hex(8), spec, repr(time.time())),
+                *(retrain, "" if due is None else repr(due), deletions(link)),
+                *(parameters, room.models, room.parameters),
+            ],
+        )
         if outcome == b"created":
             return "created", known[0]
         if outcome == b"exists":
             generation, *stored = known
             same = is_same(*stored) if is_same else stored == [spec, retrain.encode()]
             return "same" if same else "different", generation
+        _check_room(outcome, known, room)
 
 
-def _create_once(
-    link: Link, name: str, spec: bytes, retrain: str, due: float | None, seen_deletions: int
-) -> list[bytes]:
-    answer: list[bytes] = link.run(
-        scripts.CREATE,
-        [keys.meta(name), keys.schedule(name), keys.MODELS, keys.DELETIONS],
-        [
-            *(name, secrets.token_hex(8), spec, repr(time.time())),
-            *(retrain, "" if due is None else repr(due), seen_deletions),
-        ],
-    )
-    return answer
+def resize(link: Link, name: str, parameters: int, room: Room) -> None:
+    """Take room for a rebuild. Raises NoRoom."""
+    outcome, *known = link.run(scripts.RESIZE, [keys.MODELS, keys.SIZES], [name, parameters, room.parameters])
+    _check_room(outcome, known, room)
+
+
+def _check_room(outcome: bytes, known: list[int], room: Room) -> None:
+    if outcome == b"models":
+        raise NoRoom(f"there are {known[0]} models; at most {room.models} are allowed (FRESHET_MAX_MODELS)")
+    if outcome == b"parameters":
+        raise NoRoom(
+            f"all models have {known[0]} parameters together; at most {room.parameters} are allowed "
+            "(FRESHET_MAX_TOTAL_PARAMETERS)"
+        )
 
 
 def deletions(link: Link) -> int:

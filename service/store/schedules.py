@@ -46,17 +46,6 @@ def _stored(
     )
 
 
-def replace(link: Link, name: str, generation: bytes, text: str, due: float | None) -> bool:
-    """Set a model's schedule (JSON; empty: none), first due at a time; False if the model is gone."""
-    return bool(
-        link.run(
-            scripts.SCHEDULE_SET,
-            [keys.meta(name), keys.schedule(name)],
-            [generation, text, "" if due is None else repr(due)],
-        )
-    )
-
-
 def fire(
     link: Link,
     name: str,

@@ -7,7 +7,7 @@ from flask import Flask
 from service import failpoints, logs
 from service.errors import Invalid
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, loop, openapi, problems, telemetry
+from service.web import access, loop, openapi, origins, problems, telemetry
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -38,6 +38,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(resource.routes)
     telemetry.install(app)
     access.install(app, web.access)
+    origins.install(app, settings)
     problems.register(app)
     web.access.start()
     web.replicas.start()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from service.errors import (
     WrongGeneration,
 )
 from service.store import refusals, snapshots
-from service.store.appending import append_command
+from service.store.appending import NewSchedule, append_command
 from service.store.log import LogId
 from service.web.context import Web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
@@ -42,14 +43,17 @@ class Ordered:
 def order(
     here: Web,
     served: ServedModel,
-    command: dict[str, Any],
+    command: dict[str, Any] | None,
     key: str | None,
     *,
     blob: bytes = b"",
     checkpoint: str = "",
     hyperparameters: dict[str, Any] | None = None,
+    schedule: NewSchedule | None = None,
 ) -> Ordered:
     """Append a command, with its blob or a checkpoint's state, and wait at most `apply_timeout` until it is obeyed.
+
+    `hyperparameters` are those that it changes. `schedule` is set with it, or without a command alone.
 
     `key` is the request's Idempotency-Key. Raises Problem, Conflict if the command was refused; StoreError.
     """
@@ -61,10 +65,11 @@ def order(
             served.generation,
             token,
             command,
-            body_digest(json.dumps(command).encode() + blob),
+            _digest(command, blob, schedule),
             blob=blob,
             checkpoint=checkpoint,
             hyperparameters=hyperparameters,
+            schedule=schedule,
             blobs=here.settings.checkpoints,
         )
     except KeyUsed:
@@ -75,10 +80,16 @@ def order(
         raise vanished(error, "nothing was changed", token.decode()) from error
     if log_id is None:
         raise Invalid.at("/checkpoint", f"there is no checkpoint {checkpoint!r}")
-    done = _wait(here, served, log_id)
-    if done:
+    done = command is None or _wait(here, served, log_id)
+    if done and command is not None:
         _check_refusal(here, served, log_id, token)
     return Ordered(log_id, done)
+
+
+def _digest(command: dict[str, Any] | None, blob: bytes, schedule: NewSchedule | None) -> bytes:
+    """By which a repetition of what is asked for is recognised."""
+    asked = json.dumps(command).encode() + blob
+    return body_digest(asked if schedule is None else asked + schedule.text.encode())
 
 
 def _check_refusal(here: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
@@ -93,8 +104,9 @@ def _wait(here: Web, served: ServedModel, log_id: LogId) -> bool:
     deadline = time.monotonic() + here.settings.apply_timeout
     with here.waiting.turn():
         while time.monotonic() < deadline:
-            place = snapshots.place(here.links.mine(), served.name, served.generation)
-            if place is not None and place >= log_id and served.version.log_id >= log_id:
-                return True
+            with suppress(StoreUnavailable):  # the command is in the log, whatever Redis does now
+                place = snapshots.place(here.links.mine(), served.name, served.generation)
+                if place is not None and place >= log_id and served.version.log_id >= log_id:
+                    return True
             time.sleep(LOOK)
     return False

@@ -71,6 +71,11 @@ def json_body() -> bytes:
     return raw_body()
 
 
+def has_body() -> bool:
+    """Whether the current request brings a body."""
+    return bool(request.content_length or "Transfer-Encoding" in request.headers)
+
+
 def raw_body(most: int | None = None, setting: str = "FRESHET_MAX_BODY_BYTES") -> bytes:
     """The body of the current request, at most so many bytes. Raises TooLarge, BadRequest."""
     body = request_body()

@@ -16,6 +16,7 @@ from service.errors import (
     Invalid,
     LogCrowded,
     Misdirected,
+    NoRoom,
     NotFound,
     OutcomeUnknown,
     Problem,
@@ -46,6 +47,7 @@ STATUS: dict[type[Problem], HTTPStatus] = {
 }
 TYPES: dict[type[Problem], str] = {OutcomeUnknown: "urn:freshet:problem:outcome-unknown"}
 """Types of problems that a client must tell from others of the same status."""
+_CONFLICTS = (NoRoom,)
 _NOT_NOW = (StoreUnavailable, StoreFull, LogCrowded)
 
 
@@ -63,6 +65,8 @@ def of(error: Exception) -> Problem:
         return error
     if isinstance(error, StoreUnavailable) and error.sent and request.method not in ("GET", "HEAD"):
         return OutcomeUnknown(f"{error}; what was asked for may be done all the same", retry_after=1)
+    if isinstance(error, _CONFLICTS):
+        return Conflict(str(error))
     if isinstance(error, _NOT_NOW):
         return Unavailable(str(error), retry_after=1)
     logs.log.exception("unhandled exception", path=request.path, exc_info=error)

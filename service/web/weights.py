@@ -13,6 +13,7 @@ from model.state import LARGEST
 from service.errors import BadRequest, Invalid
 from service.schemas import pointer
 
+HEADER_ROOM = 2**20  # bytes of a file beside the numbers
 HEADER_BYTES = 8  # that tell the length of the header of a safetensors file
 
 
@@ -20,6 +21,11 @@ def written(spec: ModelSpec, state: bytes) -> bytes:
     """The parameters under their names as safetensors, from what a predictor is made of."""
     views = named_views(layout_of(spec), load(state)["parameters"])
     return save({name: np.ascontiguousarray(values) for name, values in views.items()})
+
+
+def most_bytes(spec: ModelSpec) -> int:
+    """The longest file that is read: the weights as `written` gives them, with room for metadata."""
+    return HEADER_ROOM + 4 * layout_of(spec).size
 
 
 def checked(spec: ModelSpec, raw: bytes) -> bytes:

@@ -164,9 +164,7 @@ def test_a_stream_that_was_cut_goes_on_after_its_last_appended_line(api: Api, na
     body = lines(3000)
     cut = body.index(b"\n", 2 * len(body) // 3) - 5  # in the middle of a line
     with socket.create_connection(("127.0.0.1", int(api.base.rpartition(":")[2]))) as connection:
-        head = (
-            f"POST /v1/models/{name}/feedback HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
-        )
+        head = f"POST /v1/models/{name}/feedback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         head += f"Idempotency-Key: k\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[:cut])
         wait_until(lambda: step(api, name) > 500, 10)

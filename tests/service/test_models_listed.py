@@ -72,8 +72,8 @@ def test_a_late_creation_does_not_bring_a_deleted_model_back(link: Link) -> None
     before = models.deletions(link)
     models.create(link, "back", b"{}")
     models.delete(link, "back")
-    late = [keys.meta("back"), keys.schedule("back"), keys.MODELS, keys.DELETIONS]
-    assert link.run(scripts.CREATE, late, ["back", "g", "{}", "0", "", "", before]) == [b"again"]
+    late = [keys.meta("back"), keys.schedule("back"), keys.MODELS, keys.DELETIONS, keys.SIZES]
+    assert link.run(scripts.CREATE, late, ["back", "g", "{}", "0", "", "", before, 1, 9, 9]) == [b"again"]
     assert listed(link, "back") is None
 
 

@@ -1,5 +1,6 @@
 """Schedules by a clock of the test's own: each due time fires once, however many trainers look."""
 
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from service.jobs import schedules
 from service.jobs.schedules import SETTLING, Schedule
 from service.store import jobs, models
 from service.store import schedules as stored_schedules
+from service.store.appending import NewSchedule, append_command
 from service.store.connection import Link
 from service.store.log import LogId
 from tests.faults import Valkey
@@ -42,8 +44,9 @@ class Scheduled:
         """Set another schedule."""
         text = "" if schedule is None else schedule.model_dump_json()
         due = None if schedule is None else schedule.next_due(now)
-        model = self.model
-        assert stored_schedules.replace(model.link, model.name, model.generation, text, due)
+        model, key = self.model, secrets.token_bytes(8)
+        new = NewSchedule(text, due)
+        assert append_command(model.link, model.name, model.generation, key, None, b"", schedule=new)
 
     def reach(self, position: int, loss: float | None = None) -> None:
         """Let the model be so far, with a fading loss."""

@@ -23,7 +23,7 @@ WEB = [
         "KEEP",
         "KEEP_ANSWER",
     ),
-    *("HGETALL", "HGET", "HMGET", "SCHEDULE_SET", "RENEW", "REPUBLISH", "JOB_START", "JOB_CANCEL", "message"),
+    *("HGETALL", "HGET", "HMGET", "RENEW", "REPUBLISH", "JOB_START", "JOB_CANCEL", "message"),
     *("SCHEDULE", "START"),
 ]
 LEARNER = [

@@ -10,7 +10,7 @@ from pydantic import Field
 from service.schemas import Strict, parse
 from service.store import checkpoints
 from service.web.commands import order
-from service.web.context import answer, idempotency_key, json_body, web
+from service.web.context import answer, has_body, idempotency_key, json_body, web
 
 routes = Blueprint("checkpoints", __name__)
 
@@ -48,7 +48,7 @@ def make_checkpoint(name: str) -> Response:
     """Keep the state as it is at this place in the log: 201, or 202 if the learner has not come to it yet."""
     here = web()
     served = here.served(name)
-    body = parse(CheckpointRequest, json_body())
+    body = parse(CheckpointRequest, json_body() if has_body() else b"{}")
     ordered = order(here, served, {"do": "checkpoint", "note": body.note}, idempotency_key())
     told = {**ordered.told(served), "checkpoint": str(ordered.log_id)}
     return answer(told, HTTPStatus.CREATED if ordered.done else HTTPStatus.ACCEPTED)

@@ -15,13 +15,17 @@ from service.errors import BadRequest, Conflict, Invalid, NotFound, StoreUnavail
 from service.jobs import schedules
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
+from service.logs import log
 from service.schemas import Strict, parse, problem
 from service.store import models, pending, refusals, snapshots
+from service.store.appending import NewSchedule
+from service.store.models import Room
+from service.web import loop
 from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.protocols.tensorflow_serving import version_status
-from service.web.replicas.replica import Served, missing
+from service.web.replicas.replica import Served
 from service.web.routes import retrain
 from service.web.routes.predict import position
 
@@ -54,12 +58,22 @@ def create(name: str) -> Response:
     link = here.links.mine()
     retrains = "" if schedule is None else schedule.model_dump_json()
     due = schedules.first_due(link, schedule)
+    _check_buildable(here, name, spec)
+    room = Room(here.settings.max_models, here.settings.max_total_parameters)
     outcome, _ = models.create(
-        link, name, spec.model_dump_json().encode(), retrains, due, partial(_is_same, spec, schedule)
+        link,
+        name,
+        spec.model_dump_json().encode(),
+        retrains,
+        due,
+        partial(_is_same, spec, schedule),
+        spec.parameter_count,
+        room,
     )
     served = here.replicas.add(name)
     if outcome == "different":
         if request.args.get("rebuild") == "true":
+            models.resize(link, name, spec.parameter_count, room)
             return _rebuild(here, served, spec, raw)
         raise Conflict(
             f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
@@ -92,13 +106,21 @@ def patch(name: str) -> Response:
     if body.retrain is not None:
         retrain.check_limits(here, body.retrain.job, "/retrain/job")
     changes = {field: getattr(body, field) for field in sorted(given - {"retrain"})}
-    done = True
-    if changes:
-        command = {"do": "set", **changes}
-        done = order(here, served, command, idempotency_key(), hyperparameters=changes).done
-    if "retrain" in given and not schedules.replace(here.links.mine(), name, served.generation, body.retrain):
-        raise missing(here.links.mine(), served)
-    return answer(_described(here, served), HTTPStatus.OK if done else HTTPStatus.ACCEPTED)
+    ordered = order(
+        here,
+        served,
+        {"do": "set", **changes} if changes else None,
+        idempotency_key(),
+        hyperparameters=changes,
+        schedule=_schedule(here, body.retrain) if "retrain" in given else None,
+    )
+    return answer(_described(here, served), HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
+
+
+def _schedule(here: Web, schedule: Schedule | None) -> NewSchedule:
+    if schedule is None:
+        return NewSchedule("")
+    return NewSchedule(schedule.model_dump_json(), schedules.first_due(here.links.mine(), schedule))
 
 
 def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response:
@@ -201,6 +223,22 @@ def _spec(raw: bytes, here: Web) -> ModelSpec:
         detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"
         raise Invalid.at("/layers", detail)
     return spec
+
+
+def _check_buildable(here: Web, name: str, spec: ModelSpec) -> None:
+    """Refuse a spec of which no model can be made, or none that can be stored. Raises Invalid."""
+    served = here.replicas.get(name)
+    if served is not None and served.created_by.spec == spec:
+        return
+    try:
+        loop.run(_build, spec, long=True)
+    except Exception as error:  # whatever it is, nothing of it is stored
+        log.warning("a spec that cannot be built", model=name, error=repr(error))
+        raise Invalid.at("", f"no model can be made of this spec: {error}") from error
+
+
+def _build(spec: ModelSpec) -> None:
+    OnlineModel.from_bytes(OnlineModel(spec).to_bytes())
 
 
 def _summary(here: Web, served: Served) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = body_digest(raw).decode()
     try:
-        started = jobs.start(link, name, served.generation, job_id, request, digest)
+        started = jobs.start(link, name, served.generation, job_id, request, digest, token)
     except WrongGeneration as error:
         raise missing(link, served) from error
     except StoreUnavailable as error:
@@ -78,7 +78,7 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
         raise Conflict(f"a job of this model is under way: {where}", job=where)
     job = jobs.load(link, name, job_id)
     if job is None:
-        raise NotFound(f"model {name} was deleted")
+        raise NotFound("the job of this Idempotency-Key has ended, and is not among the newest any more")
     where = url_for("jobs.describe", job_id=job_id)
     return answer(to_response(job), HTTPStatus.ACCEPTED, {"Location": where})
 

@@ -8,7 +8,7 @@ from service.errors import WrongMediaType
 from service.web.commands import order
 from service.web.context import answer, idempotency_key, raw_body, web
 from service.web.routes.predict import replica_at
-from service.web.weights import checked, written
+from service.web.weights import checked, most_bytes, written
 
 routes = Blueprint("weights", __name__)
 MEDIA_TYPE = "application/vnd.safetensors"
@@ -33,7 +33,7 @@ def put_weights(name: str) -> Response:
     served = here.served(name)
     if request.mimetype not in READ:
         raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
-    blob = checked(served.spec, raw_body())
+    blob = checked(served.spec, raw_body(most_bytes(served.spec), "the size of this model's weights"))
     ordered = order(here, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
     told = {**ordered.told(served), "undo": str(ordered.log_id)}
     return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

@@ -15,7 +15,7 @@ from service import failpoints
 from service.counters import PUBLICATIONS, SNAPSHOTS
 from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
 from service.logs import log
-from service.replay.commands import REPLACING, Sources, obey
+from service.replay.commands import REPLACING, Sources, hyperparameters, obey
 from service.settings import Settings
 from service.store import checkpoints, lease, models, refusals, snapshots
 from service.store.blocks import join
@@ -23,7 +23,7 @@ from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
 from service.store.lease import Fence
 from service.store.log import START, Entry, LogId, sizes, token_at
-from service.store.messages import Result, Weights, publish_results_command, publish_weights_command
+from service.store.messages import Publication, Result, publish_command, publish_results_command
 from service.store.refusals import Refusal
 
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
@@ -262,7 +262,7 @@ class Led:
 
     def publication(self) -> tuple[object, ...]:
         """The command that publishes the weights as they are."""
-        weights = Weights(
+        publication = Publication(
             self.generation,
             self.timeline,
             self.term,
@@ -270,9 +270,10 @@ class Led:
             to_json(self.model.metrics()),
             self.model.predictor_bytes(),
             self.spec.model_dump_json().encode() if self.rebuilt else b"",
+            to_json(hyperparameters(self.model)),
         )
         self.published, self.published_at, self.republish = self.log_id, time.monotonic(), False
-        return publish_weights_command(self.name, weights)
+        return publish_command(self.name, publication)
 
     def snapshot_due(self) -> bool:
         """Whether there is something new to keep, and long enough after the last snapshot."""

@@ -90,6 +90,11 @@ def _set_hyperparameters(
     return model
 
 
+def hyperparameters(model: OnlineModel) -> dict[str, Any]:
+    """The hyperparameters in force of those that can be changed live."""
+    return {"learning_rate": model.learning_rate, "clip_norm": model.clip_norm}
+
+
 def _set_weights(model: OnlineModel, entry: Entry, command: dict[str, Any], sources: Sources) -> OnlineModel:
     """Take parameters as they were sent. They were checked then, against what the model was then."""
     if command.get("version", 1) > 1:

@@ -4,10 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from safetensors.numpy import load as load_tensors
-
-from model import ModelSpec, OnlineModel
+from model import ModelError, ModelSpec, OnlineModel, compare_states
 from service.errors import NotFound, StoreError
 from service.replay.applying import entries, follows, take
 from service.replay.commands import Sources
@@ -24,12 +21,23 @@ class Span:
 
     start: LogId
     end: LogId
-    difference: str = ""  # where the replayed state parts from the kept one; "": nowhere
+    difference: str = ""  # where the replayed state differs from the stored one; "": nowhere
     gap: str = ""  # why it cannot be replayed; "": it can
+    other_builds: tuple[str, ...] = ()  # that computed part of it: then a difference is no sign of corruption
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the stretch could be replayed, and a difference would be a sign of corruption."""
+        return not self.gap and not (self.difference and self.other_builds)
 
     def __str__(self) -> str:
-        outcome = self.gap and f"cannot be replayed: {self.gap}"
-        return f"{self.start} to {self.end}: {outcome or self.difference or 'equal'}"
+        outcome = self.difference or "equal"
+        if self.gap:
+            outcome = f"cannot be replayed: {self.gap}"
+        elif not self.is_comparable:
+            builds = "; ".join(self.other_builds)
+            outcome = f"not comparable: computed in part by another build or kind of processor ({builds}); {outcome}"
+        return f"{self.start} to {self.end}: {outcome}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,34 +90,19 @@ def _within_log(link: Link, name: str, states: list[_State]) -> list[_State]:
 def _replay(link: Link, name: str, spec: ModelSpec, start: _State, end: _State) -> Span:
     """Replay from one state to another, and compare."""
     model = OnlineModel(spec) if start.state is None else OnlineModel.from_bytes(start.state)
+    step = model.step
     try:
         for entry in entries(link, name, start.log_id, end.log_id):
+            if entry.command is not None and entry.log_id.position == start.log_id.position:
+                step = (
+                    start.log_id.position - 1
+                )  # another build, which ended at this very step, may have obeyed it
             model = take(model, entry, Sources(link, name))
     except StoreError as error:  # what a command named is gone by now, or the log was trimmed meanwhile
         return Span(start.log_id, end.log_id, gap=str(error))
     assert end.state is not None
-    return Span(start.log_id, end.log_id, difference(end.state, model.to_bytes()))
-
-
-def difference(kept: bytes, replayed: bytes) -> str:
-    """Where two states part first: the tensor, the place in it and both values. "" if they are equal bit for bit."""
-    if kept == replayed:
-        return ""
-    ours, theirs = load_tensors(kept), load_tensors(replayed)
-    for tensor in sorted(ours.keys() | theirs.keys()):
-        if tensor not in ours or tensor not in theirs:
-            return f"{tensor} is in one state only"
-        one, other = ours[tensor], theirs[tensor]
-        if (one.shape, one.dtype) != (other.shape, other.dtype):
-            return f"{tensor} is {one.dtype} {one.shape}, replayed {other.dtype} {other.shape}"
-        bits = [
-            np.frombuffer(value.tobytes(), np.uint8).reshape(-1, one.dtype.itemsize) for value in (one, other)
-        ]
-        places = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
-        if len(places):
-            first = int(places[0])
-            return (
-                f"{tensor} parts at {first} (of {one.size}, {len(places)} differ): "
-                f"{one.ravel()[first]!r} is kept, {other.ravel()[first]!r} replayed"
-            )
-    return "the tensors are equal, the headers differ"
+    try:
+        found = compare_states(end.state, model.to_bytes(), step)
+    except ModelError as error:
+        return Span(start.log_id, end.log_id, difference=f"the stored state cannot be read: {error}")
+    return Span(start.log_id, end.log_id, found.difference, other_builds=found.other_builds)

@@ -15,16 +15,18 @@ Array = np.ndarray
 
 _RESULTS_VERSION = b"\x02"  # of a message of results
 _RESULT = struct.Struct("<16sHqII")  # generation, length of the token, position, rows, outputs
-_WEIGHTS = struct.Struct(
-    "<16sqqqqII"
-)  # generation, timeline, term, log id, length of the metrics and of the spec
+_PUBLICATION_VERSION = b"\x02"
+# generation, timeline, term, log id, length of the metrics, of the spec and of the hyperparameters
+_PUBLICATION = struct.Struct("<16sqqqqIII")
+_PUBLICATION_0_1 = struct.Struct("<16sqqqqII")  # version 0.1 wrote no version: a generation is hexadecimal
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A model as it stands at a log id: what predicting needs, and its scores.
+class Publication:
+    """A model as it is at a log id: what predicting needs, and its scores.
 
-    The parts are bytes that are read only when somebody asks: many publications are never looked at.
+    It carries all that changes with it, so that a reader swaps all at once. The parts are bytes that are read only
+    when somebody asks: many publications are never looked at.
     """
 
     generation: bytes
@@ -34,25 +36,34 @@ class Weights:
     metrics: bytes  # JSON
     predictor: bytes
     spec: bytes = b""  # JSON, of a rebuilt model; empty: the spec that it was created by
+    hyperparameters: bytes = b""  # JSON: those in force; empty: not known, from version 0.1
 
     def to_bytes(self) -> bytes:
-        """A head of fixed length, then metrics, spec and predictor."""
-        head = _WEIGHTS.pack(
-            *(self.generation, self.timeline, self.term, *self.log_id, len(self.metrics), len(self.spec))
+        """A version, a head of fixed length, then metrics, spec, hyperparameters and predictor."""
+        lengths = len(self.metrics), len(self.spec), len(self.hyperparameters)
+        head = _PUBLICATION.pack(self.generation, self.timeline, self.term, *self.log_id, *lengths)
+        return b"".join(
+            (_PUBLICATION_VERSION, head, self.metrics, self.spec, self.hyperparameters, self.predictor)
         )
-        return b"".join((head, self.metrics, self.spec, self.predictor))
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> "Weights":
-        """The message that `to_bytes` wrote."""
-        generation, timeline, term, position, command, metrics, spec = _WEIGHTS.unpack_from(blob)
-        spec_at = _WEIGHTS.size + metrics
-        predictor_at = spec_at + spec
-        return cls(
-            *(generation, timeline, term, LogId(position, command), blob[_WEIGHTS.size : spec_at]),
-            predictor=blob[predictor_at:],
-            spec=blob[spec_at:predictor_at],
-        )
+    def from_bytes(cls, blob: bytes) -> "Publication":
+        """The message that `to_bytes` wrote, now or in version 0.1. Raises StoreError for one that is neither."""
+        if blob[:1] == _PUBLICATION_VERSION:
+            offset, head = len(_PUBLICATION_VERSION), _PUBLICATION
+        elif blob[:1] and blob[:1] in b"0123456789abcdef":
+            offset, head = 0, _PUBLICATION_0_1
+        else:
+            raise StoreError("a publication of a version that this program does not read")
+        generation, timeline, term, position, command, *lengths = head.unpack_from(blob, offset)
+        offset += head.size
+        parts = []
+        for length in lengths:
+            parts.append(blob[offset : offset + length])
+            offset += length
+        metrics, spec, hyperparameters = (*parts, b"")[:3]
+        log_id = LogId(position, command)
+        return cls(generation, timeline, term, log_id, metrics, blob[offset:], spec, hyperparameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +112,9 @@ def parse_results(blob: bytes) -> Iterator[Result]:
         yield Result(generation, token, position, predictions, losses, skipped)
 
 
-def publish_weights_command(name: str, weights: Weights) -> tuple[object, ...]:
-    """The command that publishes a model's weights."""
-    return ("PUBLISH", keys.weights(name), weights.to_bytes())
+def publish_command(name: str, publication: Publication) -> tuple[object, ...]:
+    """The command that publishes a model as it is."""
+    return ("PUBLISH", keys.weights(name), publication.to_bytes())
 
 
 def publish_results_command(web: bytes, results: list[Result]) -> tuple[object, ...]:

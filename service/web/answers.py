@@ -182,6 +182,15 @@ class Version(Answer):
     status: dict[str, str]
 
 
+class Refusal(BaseModel):
+    """A command that was accepted, and could not be carried out when its turn came: it changed nothing."""
+
+    log_id: str
+    command: str
+    detail: str
+    refused: float = Field(description="when, in seconds since the epoch")
+
+
 class ModelAnswer(ModelSummary):
     """One model."""
 
@@ -198,6 +207,7 @@ class ModelAnswer(ModelSummary):
     hyperparameters: dict[str, Any] | None
     retrain: dict[str, Any] | None
     job: str | None
+    refusals: list[Refusal] | None = Field(description="commands that could not be carried out, oldest first")
     model_version_status: list[Version]
 
 

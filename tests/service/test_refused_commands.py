@@ -75,3 +75,23 @@ def test_a_refused_command_is_refused_in_every_replay(trained: Server) -> None:
     assert [refusal["command"] for refusal in trained.described(name)["refusals"]] == ["rollback"]
     assert api("DELETE", path).status == 204
     assert not trained.link.exists(f"freshet:{{{name}}}:refusals")
+
+
+def test_hyperparameters_are_told_as_they_are_in_force(trained: Server) -> None:
+    """A PATCH queued behind a rebuild: it changes the rebuilt model, not the one before it."""
+    api, name = trained.api, trained.create(SPEC | {"optimizer": {"name": "sgd", "learning_rate": 0.25}})
+    path = f"/v1/models/{name}"
+    trained.wait_step(name, teach(api, path, 100))
+    [learner] = trained.pids("learner")
+    os.kill(learner, signal.SIGSTOP)
+    try:
+        rebuilt = OTHER | {"optimizer": {"name": "sgd", "learning_rate": 0.005}}
+        job = api("PUT", f"{path}?rebuild=true", rebuilt).headers["Location"]
+        wait_until(lambda: api("GET", job).body["state"] == "succeeded", 60, trained.log)
+        assert api("PATCH", path, {"learning_rate": 0.125}).status == 202
+        assert trained.described(name)["hyperparameters"]["learning_rate"] == 0.25
+        position = teach(api, path, 10)
+    finally:
+        os.kill(learner, signal.SIGCONT)
+    trained.wait_step(name, position)
+    assert trained.described(name)["hyperparameters"]["learning_rate"] == 0.125

@@ -107,11 +107,11 @@ class Truth:
                 self._check_snapshot(found[1].decode(), command)
 
     def _published(self, channel: bytes, payload: bytes, learner: Process) -> None:
-        from service.store.messages import Weights, parse_results
+        from service.store.messages import Publication, parse_results
 
         found = WEIGHTS.match(channel)
         if found:
-            weights = Weights.from_bytes(payload)
+            weights = Publication.from_bytes(payload)
             book = self.books.get((found[1].decode(), weights.generation))
             if book is None:
                 return

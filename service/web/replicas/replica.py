@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel, Predictor
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.replay.applying import entries, take
-from service.replay.commands import Sources
+from service.replay.commands import Sources, hyperparameters
 from service.store import models, snapshots
 from service.store.connection import Link
 from service.store.log import START, LogId
@@ -60,6 +60,7 @@ class ModelVersion:
     codec: Codec
     metrics_json: bytes
     state: bytes  # that the predictor is made of
+    hyperparameters_json: bytes = b""  # those in force; empty: not known
 
     @property
     def spec(self) -> ModelSpec:
@@ -85,6 +86,14 @@ class ModelVersion:
     def metrics(self) -> dict[str, Any]:
         """The prequential scores up to this log id."""
         return cast(dict[str, Any], from_json(self.metrics_json))
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters in force, which a PATCH may have changed."""
+        if self.hyperparameters_json:
+            return cast(dict[str, Any], from_json(self.hyperparameters_json))
+        optimizer = self.spec.optimizer
+        return {"learning_rate": optimizer.learning_rate, "clip_norm": optimizer.clip_norm}
 
     @property
     def step(self) -> int:
@@ -246,7 +255,15 @@ def _model(meta: models.Meta, snapshot: Snapshot | None) -> OnlineModel:
 
 
 def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> ModelVersion:
-    return ModelVersion(timeline, 0, log_id, codec, to_json(model.metrics()), model.predictor_bytes())
+    return ModelVersion(
+        timeline,
+        0,
+        log_id,
+        codec,
+        to_json(model.metrics()),
+        model.predictor_bytes(),
+        to_json(hyperparameters(model)),
+    )
 
 
 def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> ModelVersion:

@@ -10,7 +10,7 @@ from service.logs import log
 from service.store import lease, models
 from service.store.connection import Link, Links
 from service.store.log import LogId, read_after, token_at
-from service.store.messages import Message, Subscription, Weights, parse_results
+from service.store.messages import Message, Publication, Subscription, parse_results
 from service.web import loop
 from service.web.replicas.replica import ModelVersion, ServedModel, load, replay
 from service.web.waiting import Waiting
@@ -184,13 +184,13 @@ class Replicas:
                 for result in parse_results(message.payload):
                     self._waiting.deliver(result)
             elif message.kind == "weights":
-                self._receive_weights(message.model, Weights.from_bytes(message.payload))
+                self._receive_weights(message.model, Publication.from_bytes(message.payload))
         except Exception as error:  # noqa: BLE001 - one message that cannot be read; a poll makes up for it
             log.error(
                 "a message that cannot be read", kind=message.kind, model=message.model, error=str(error)
             )
 
-    def _receive_weights(self, name: str, weights: Weights) -> None:
+    def _receive_weights(self, name: str, weights: Publication) -> None:
         served = self._served.get(name)
         if served is None or served.generation != weights.generation:
             self._look.set()
@@ -200,7 +200,8 @@ class Replicas:
         codec = served.codec_of(weights.spec.decode())
         served.swap(
             ModelVersion(
-                *(weights.timeline, weights.term, weights.log_id, codec, weights.metrics, weights.predictor)
+                *(weights.timeline, weights.term, weights.log_id, codec),
+                *(weights.metrics, weights.predictor, weights.hyperparameters),
             )
         )
 

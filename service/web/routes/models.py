@@ -271,8 +271,6 @@ def _described(here: Web, served: Served) -> dict[str, Any]:
 
 def _live(here: Web, served: Served) -> dict[str, Any]:
     """What may have changed since the model was created; nothing of it while Redis is away."""
-    optimizer = served.spec.optimizer
-    live: dict[str, Any] = {"learning_rate": optimizer.learning_rate, "clip_norm": optimizer.clip_norm}
     job = scheduled = None
     try:
         found = models.describe(here.links.mine(), [served.name])[served.name]
@@ -281,10 +279,9 @@ def _live(here: Web, served: Served) -> dict[str, Any]:
     except StoreUnavailable:
         return {"hyperparameters": None, "retrain": None, "job": None, "refusals": None}
     if found is not None:
-        live.update(json.loads(found[0].hyperparameters or b"{}"))
         job = found[0].job
     return {
-        "hyperparameters": live,
+        "hyperparameters": served.version.hyperparameters,
         "retrain": scheduled and scheduled.to_response(),
         "job": job and url_for("jobs.describe", job_id=job.decode()),
         "refusals": [refusal.to_response() for refusal in refused],

@@ -39,7 +39,7 @@ test-all: install lint  # everything: the slow tests, the soak, and the containe
 
 test-lowest:  # the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet $$($(PYTHON) tests/floors.py) hatchling editables pytest pytest-timeout pytest-xdist hypothesis scikit-learn
+	.venv-lowest/bin/pip install --quiet $$($(PYTHON) tests/floors.py) hatchling editables pytest pytest-timeout pytest-xdist hypothesis jsonschema-rs scikit-learn
 	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	.venv-lowest/bin/freshet warm-up
 	.venv-lowest/bin/pytest -m "not soak and not slow" $(SIDE_BY_SIDE) $(LOWEST_TESTS)

@@ -26,6 +26,9 @@ SERVER = {
     "keys": Entry("service.host.keys_command:keys", "Make, list, rotate and revoke API keys."),
     "config": Entry("service.host.commands:config", "Print the settings in force and what gave them."),
     "verify": Entry("service.host.verify_command:verify", "Replay a model's log and compare."),
+    "health": Entry(
+        "service.host.health_command:health", "Whether the server here answers, for health checks."
+    ),
     "warm-up": Entry("service.host.warm_up_command:warm_up", "Compile what learning needs."),
 }
 CLIENT = {

@@ -17,6 +17,8 @@ VARIABLE = "NUMBA_CACHE_DIR"
 
 def prepare() -> None:
     """Point numba to a cache that it can write. Child processes inherit it."""
+    if os.environ.get("NUMBA_CPU_NAME") == "":  # an image that was built for the processor of its build
+        del os.environ["NUMBA_CPU_NAME"]
     configured = os.environ.get(VARIABLE)
     if configured:
         if not _is_writable(Path(configured)):

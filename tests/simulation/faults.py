@@ -13,6 +13,7 @@ from wire import Command
 HELD = "held"  # before it is carried out
 LATE = "late"  # its answer
 LOST = "lost"  # its answer, with the connection
+BROKEN = "broken"  # the connection, while the command is still on its way; it is carried out later
 
 
 @dataclass
@@ -54,10 +55,13 @@ class Faults:
                 command.hold = move["seconds"]
             elif how == LATE:
                 command.hold_answer = move["seconds"]
+            elif how == BROKEN:
+                command.hold = move["seconds"]
+                self.world.later(min(0.02, move["seconds"]), command.connection.cut)
             else:
                 command.cut_after = True
             self._count(
-                f"{'command' if how == HELD else 'answer'} {how}",
+                f"{'command' if how in (HELD, BROKEN) else 'answer'} {how}",
                 f"{command.label} of {command.connection.name}",
             )
 

@@ -4,6 +4,7 @@ An import hook hands these to modules of `service` alone; redis-py, Flask and th
 """
 
 import builtins
+import gc as real_gc
 import importlib.abc
 import importlib.machinery
 import random as real_random
@@ -467,7 +468,9 @@ class _Os(types.ModuleType):
 
 os = _Os()
 gc = types.ModuleType("gc")
-gc.collect = gc.freeze = gc.disable = gc.enable = gc.unfreeze = lambda *_: 0  # type: ignore[attr-defined]
+gc.__dict__.update({name: value for name, value in vars(real_gc).items() if not name.startswith("__")})
+for _name in ("collect", "freeze", "unfreeze", "disable", "enable", "set_threshold", "set_debug"):
+    setattr(gc, _name, lambda *_: 0)
 signal = types.ModuleType("signal")
 import signal as _real_signal  # noqa: E402
 

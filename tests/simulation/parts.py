@@ -177,7 +177,9 @@ class Fleet:
         app = importlib.import_module("service.web.app")
         process.belongings.update(exchanges=set(), workers=None)
         application = app.create_app(_settings())
-        process.belongings["workers"] = Workers(process, application, _settings().web_threads, self.finished)
+        process.belongings["workers"] = Workers(
+            process, application, getattr(_settings(), "web_threads", 1000), self.finished
+        )
         process.ready = True
         self.world.trace.add(self.world.now, str(process), "listens")
 
@@ -377,5 +379,23 @@ def _adapt_processes(module: Any) -> None:
     module.die_with_parent = lambda *_: None
 
 
+def _adapt_loop(module: Any) -> None:
+    """Where a web process leaves its turn to others, others have it."""
+
+    def breathe() -> None:
+        if world().current is not None:
+            world().task().park(0.0)
+
+    def run(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        breathe()
+        value = function(*arguments)
+        breathe()
+        return value
+
+    module.breathe, module.run = breathe, run
+    module.start = lambda *_: None
+
+
+imitations.ADAPTED["service.web.loop"] = [_adapt_loop]
 imitations.ADAPTED["service.logs"] = [_adapt_logs]
 imitations.ADAPTED["service.processes"] = [_adapt_processes]

@@ -72,6 +72,23 @@ FEATURES = {
     "redis": {"restart": 2, "freeze": 2, "full": 1},
     "clocks": {"jump": 3},
 }
+LIKELY: dict[str, dict[str, list[str]]] = {
+    # commands that matter where a run has these moves
+    "names": {
+        "web": ["CREATE", "DELETE", "HDEL", "HSET", "MARK_DELETED"],
+        "learner": ["HGETALL", "HMGET", "ACQUIRE"],
+    },
+    "commands": {"web": ["COMMAND"], "learner": ["CHECKPOINT", "REBUILT", "SNAPSHOT"]},
+    "schedules": {"web": ["SCHEDULE_SET", "SCHEDULE", "COMMAND"]},
+    "retraining": {
+        "web": ["JOB_START", "START"],
+        "learner": ["SNAPSHOT", "REBUILT"],
+        "trainer": ["JOB_PROMOTE", "PROMOTE"],
+    },
+    "keys": {"web": ["KEEP", "KEEP_ANSWER", "APPEND"]},
+    "older": {"web": ["RENEW"], "learner": ["NEW_TIMELINE", "BEAT", "SNAPSHOT"]},
+    "deaths": {"learner": ["ACQUIRE", "BEAT", "XRANGE"]},
+}
 FAULTS = {
     "hold",
     "cut",
@@ -89,10 +106,13 @@ FAULTS = {
 
 
 def plan(seed: int | str) -> Plan:
-    """The plan of a seed."""
+    """The plan of a seed; `17:names,ways` is that of seed 17 with these features."""
     chance = Random(f"plan/{seed}")
     chosen = ["plain", *(name for name in FEATURES if name != "plain" and chance.random() < 0.4)]
-    if not {"ways", "pauses", "deaths", "older", "redis"}.intersection(chosen):
+    _, _, wanted = str(seed).partition(":")
+    if wanted:
+        chosen = ["plain", *wanted.split(",")]
+    elif not {"ways", "pauses", "deaths", "older", "redis"}.intersection(chosen):
         chosen.append(chance.choice(["ways", "pauses", "deaths", "older", "redis"]))
     weights: dict[str, int] = {}
     for name in chosen:
@@ -110,8 +130,14 @@ def plan(seed: int | str) -> Plan:
         "one_machine": chance.random() < 0.5,
         "models": models,
         "processes": [*webs, *learners, *trainers],
+        "likely": {
+            who: [what for feature in chosen for what in LIKELY.get(feature, {}).get(who, ())]
+            for who in ("web", "learner", "trainer")
+        },
         "moves": [],
     }
+    if "retraining" in chosen:
+        made["moves"] += [_bulk(model, webs) for model in models]
     moves, shares = zip(*sorted(weights.items()), strict=True)
     for number in range(chance.choice([15, 30, 60])):
         do = chance.choices(moves, shares)[0]
@@ -119,6 +145,19 @@ def plan(seed: int | str) -> Plan:
         made["moves"].append(move | _details(do, chance, made))
     made["moves"].sort(key=lambda move: (move["at"], move["id"]))
     return made
+
+
+def _bulk(model: str, webs: list[str]) -> dict[str, Any]:
+    """Enough observations for a retraining."""
+    return {
+        "id": f"bulk-{model}",
+        "at": 0.0,
+        "do": "feed",
+        "web": webs[0],
+        "model": model,
+        "rows": 40,
+        "way": "key",
+    }
 
 
 def _settings(chance: Random) -> dict[str, Any]:
@@ -182,10 +221,12 @@ def _details_of_hold(chance: Random, made: Plan) -> dict[str, Any]:
     kinds = {"web": WEB, "learner": LEARNER, "trainer": TRAINER}
     present = sorted({name.partition("-")[0] for name in made["processes"]})
     who = chance.choice(present)
-    how = chance.choices(["held", "late", "lost"], [4, 1, 2])[0]
+    how = chance.choices(["held", "late", "lost", "broken"], [4, 1, 2, 4])[0]
     return {
         "who": who,
-        "what": chance.choice(kinds[who]),
+        "what": chance.choice(
+            kinds[who] if chance.random() < 0.5 else [*made["likely"][who], *kinds[who][:2]]
+        ),
         "how": how,
         "seconds": round(chance.choice([0.02, 0.3, 1.2, 2.5, 5.0]) * chance.uniform(0.7, 1.3), 3),
         "times": chance.choice([1, 1, 1, 3]),

@@ -77,7 +77,7 @@ class Oracle:
         if book is None:
             return
         step = answer.get("step")
-        if step is not None:
+        if step is not None and not answer.get("repeated"):  # the first answer again, as it was
             self._check_step(exchange, book, step)
         if "results" in answer:
             self._check_results(exchange, book)
@@ -94,6 +94,9 @@ class Oracle:
 
     def _book(self, exchange: Exchange, name: str) -> Book | None:
         """The model that answered; None if the name changed hands meanwhile."""
+        told = exchange.answer.get("generation")
+        if told is not None:
+            return self.truth.books.get((name, told.encode()))
         books = [book for (known, _), book in self.truth.books.items() if known == name]
         return books[0] if len(books) == 1 else None
 
@@ -252,6 +255,8 @@ class Oracle:
             )
         for back in book.returns:
             noticed = [process for process in back.witnesses if process.alive]
+            if self._was_to_go(name, self.truth.older_at[-1]):
+                continue  # who had seen it has forgotten it
             if noticed and told["timeline"] <= back.timeline:
                 what = (
                     f"{web}: {name} is in timeline {told['timeline']} as before, but {noticed} had seen more"
@@ -265,6 +270,11 @@ class Oracle:
             what = f"{web} serves {probes.answer['predictions']} for {name}, the log makes {expected}"
             self.tell("a model is what its log makes of it", what)
         self._judge_in_force(web, name, told, book)
+
+    def _was_to_go(self, name: str, at: float) -> bool:
+        """Whether a client had asked for a model's deletion before a moment."""
+        asked = (e for e in self.ledger.exchanges if e.facts.get("deletes") and e.facts.get("model") == name)
+        return any(exchange.sent_at <= at for exchange in asked)
 
     def _judge_in_force(self, web: str, name: str, told: dict[str, Any], book: Book) -> None:
         rate = (told.get("hyperparameters") or {}).get("learning_rate")

@@ -57,7 +57,7 @@ class Run:
         self.clients = Clients(self.world, self.fleet, self.ledger, self.process, plan["settings"])
 
     def _finished(self, exchange: Exchange) -> None:
-        if exchange.facts.get("creates") and exchange.status in (200, 201):
+        if exchange.method == "PUT" and exchange.status in (200, 201) and "generation" in exchange.answer:
             self.truth.open(exchange.facts["model"])
         self.oracle.finished(exchange)
 

@@ -44,6 +44,7 @@ class Process:
         self.connections: list[Any] = []
         self.children: list[Process] = []
         self.started_at = world.now
+        self.may_end_by: tuple[str, ...] = ()  # errors that are its way to give up
         self.ends: str | None = None  # how its main thread ended
         self.belongings: dict[str, Any] = {}  # what the simulation keeps with it
 
@@ -63,6 +64,7 @@ class Process:
         self.belongings["forks"] = self.belongings.get("forks", 0) + 1
         child = Process(self.world, name, self.kind, 1000 * self.number + self.belongings["forks"])
         child.ready = True
+        child.may_end_by = ("StoreUnavailable",)  # then another one does its job
         self.world.processes[name] = child
         self.children.append(child)
         return child
@@ -292,7 +294,7 @@ class World:
 
     def crashed(self, task: Task, error: BaseException, text: str) -> None:
         """A thread has ended by an error that nobody caught."""
-        if not task.process.alive:
+        if not task.process.alive or type(error).__name__ in task.process.may_end_by:
             return
         self.trace.add(self.now, str(task), f"ended by {type(error).__name__}: {error}")
         self.crashes.append((str(task), text))

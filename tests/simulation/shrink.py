@@ -39,7 +39,9 @@ def _fewer(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 
 def _without(plan: Plan, field: str, fails: Callable[[Plan], bool]) -> Plan:
     for name in list(plan[field])[1:]:
-        if any(name in str(move) for move in plan["moves"]):
+        kind = name.partition("-")[0]
+        alone = field == "processes" and sum(other.startswith(kind) for other in plan[field]) == 1
+        if alone or any(name in str(move) for move in plan["moves"]):
             continue
         tried = plan | {field: [other for other in plan[field] if other != name]}
         if fails(tried):

@@ -21,6 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "found"
+NOT_IN_SIMULATIONS = ("service.web.gunicorn", "service.web.worker", "service.cli", "service.__main__")
 
 
 def main() -> None:
@@ -34,8 +35,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="new seeds for so long")
     parser.add_argument("--from", dest="first", type=int, help="first seed; default: a random one")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FROM", "TO"))
+    parser.add_argument("--features", help="of plans, such as `names,ways`; default: drawn by the seed")
     parser.add_argument("--plan", type=Path, nargs="+", help="plans that were kept")
     parser.add_argument("--twice", action="store_true", help="run each twice: the traces must be the same")
+    parser.add_argument("--digests", action="store_true", help="print the hash of each run's trace")
     parser.add_argument("--story", action="store_true", help="tell what happened")
     parser.add_argument(
         "--shrink", metavar="SEED", help="the fewest moves of a seed that break the same promise"
@@ -69,9 +72,26 @@ def simulation(code: Path) -> Iterator[Any]:
         server = Server(Path(folder))
         wire.install(server)
         try:
+            _warm_up(server)
             yield server
         finally:
             server.close()
+
+
+def _warm_up(server: Any) -> None:
+    """Load and compile what a first run would: it would look at the clock meanwhile, and be another run."""
+    import pkgutil
+    from importlib import import_module
+
+    from plans import plan
+    from run import Run
+
+    import service
+
+    for module in pkgutil.walk_packages(service.__path__, "service."):
+        if not module.name.startswith(NOT_IN_SIMULATIONS):
+            import_module(module.name)
+    Run(server, plan("first:names,commands")).go()
 
 
 class Session:
@@ -107,26 +127,29 @@ class Session:
         failed = False
         for made in self._plans():
             outcome = self.run(made)
+            if self.arguments.digests:
+                print(made["seed"], outcome.digest, outcome.events, flush=True)
             if self.arguments.twice and self.run(made).digest != outcome.digest:
                 print(f"seed {made['seed']}: two runs were not the same", flush=True)
                 failed = True
             for promise in sorted({broken.promise for broken in outcome.broken}):
+                if self.arguments.promise not in promise:
+                    continue
                 self.promises[promise] += 1
                 self.first.setdefault(promise, made["seed"])
             meant = [broken for broken in outcome.broken if self.arguments.promise in broken.promise]
             if meant:
                 failed = True
-                print(
-                    f"seed {made['seed']} ({len(made['moves'])} moves) breaks: {_first_line(meant[0])}",
-                    flush=True,
-                )
+                print(f"seed {made['seed']} ({len(made['moves'])} moves):")
+                for broken in {each.promise: each for each in reversed(meant)}.values():
+                    print(f"  {_first_line(broken)}", flush=True)
             if self.arguments.story:
                 tell(outcome)
             if meant and self.arguments.stop:
                 break
         self._report()
-        if failed and self.arguments.minutes and self.first:
-            promise, seed = next(iter(self.first.items()))
+        if self.first and (self.arguments.minutes or self.arguments.keep):
+            promise, seed = next((p, s) for p, s in self.first.items() if self.arguments.promise in p)
             self._shrink(plan(seed), promise)
         return failed
 
@@ -138,7 +161,7 @@ class Session:
                 yield json.loads(path.read_text())
         elif self.arguments.seeds:
             for seed in range(*self.arguments.seeds):
-                yield plan(seed)
+                yield plan(f"{seed}:{self.arguments.features}" if self.arguments.features else seed)
         else:
             until = time.monotonic() + 60 * (self.arguments.minutes or 1)
             seed = self.arguments.first

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from faults import LATE, LOST
+from faults import BROKEN, LATE, LOST
 
 
 def story(outcome: Any, promise: str = "") -> str:
@@ -36,6 +36,11 @@ def _sentence(move: dict[str, Any]) -> str:
             return f"The next answer to {move['what']} of {who} is lost with its connection."
         case "hold" if move["how"] == LATE:
             return f"The next answer to {move['what']} of {who} comes {seconds} late."
+        case "hold" if move["how"] == BROKEN:
+            return (
+                f"The connection of {who} breaks while the next {move['what']} is on its way; "
+                f"that is carried out {seconds} later."
+            )
         case "hold":
             return f"The next {move['what']} of {who} is held back for {seconds}; others overtake it."
         case "cut":

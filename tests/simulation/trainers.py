@@ -37,7 +37,8 @@ def _train_without_rq(settings: Any) -> None:
                 job_id = jobs.current(link, name)
                 job = None if job_id is None else jobs.load(link, name, job_id)
                 if job is not None and job.state == "queued":
-                    retrain(name, job.id, job.attempt)
+                    with suppress(Exception):  # RQ's worker would log it and go on
+                        retrain(name, job.id, job.attempt)
         world().task().park(LOOK)
 
 

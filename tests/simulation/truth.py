@@ -33,6 +33,7 @@ class Logged:
 class Return:
     """Redis has come back with less of a model's log than some processes had seen."""
 
+    at: float
     timeline: int  # before
     stale: set[Process]  # who led it before, and may go on without noticing
     witnesses: list[Process]  # who has seen more than there is now
@@ -63,6 +64,7 @@ class Book:
     )  # the highest position that each learner published
     told_by: dict[Process, int] = field(default_factory=dict)  # the highest step that each web process told
     returns: list[Return] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # commands that the reference refuses
     lost: bool = False  # Redis holds it no more, and nobody has deleted it
     restored: bool = False  # Redis has come back older in this generation
 
@@ -174,7 +176,10 @@ class Truth:
                 try:
                     book.reference = self._obey(book.reference, entry, self._sources(self._link, book.name))
                 except Exception as error:  # noqa: BLE001 - then what it makes is not known
-                    book.broken = f"{entry.command['do']}: {type(error).__name__}: {error}"
+                    if type(error).__name__ == "CommandRefused":
+                        book.refused.append(f"{entry.log_id} {entry.command['do']}: {error}")
+                    else:
+                        book.broken = f"{entry.command['do']}: {type(error).__name__}: {error}"
         else:
             block = entry.block
             start = entry.log_id.position - len(block)
@@ -205,8 +210,9 @@ class Truth:
         predictor = Predictor(spec, book.reference.predictor_bytes())
         made = LabelEncoder(spec).decode(predictor.predict(FeatureEncoder(spec).encode(PROBES)))
         known = book.probes[book.head.position]
-        if made not in known:
-            known.append(made)
+        if made in known:
+            known.remove(made)
+        known.append(made)  # the newest is the last
 
     def _check_snapshot(self, name: str, command: Command) -> None:
         """The log follows on the snapshot: what is acknowledged can be recovered at any moment."""
@@ -263,7 +269,9 @@ class Truth:
                 witnesses = [
                     process for process, step in seen.items() if process.alive and step > head.position
                 ]
-                book.returns.append(Return(max(book.timelines, default=1), set(book.applied_by), witnesses))
+                book.returns.append(
+                    Return(world().now, max(book.timelines, default=1), set(book.applied_by), witnesses)
+                )
                 book.applied_by.clear()
                 book.told_by.clear()
             book.reference = OnlineModel.from_bytes(state)

@@ -122,7 +122,7 @@ def plan(seed: int | str) -> Plan:
     models = chance.sample(models, chance.choice([1, 2, 2, 3]))
     webs = [f"web-{number}" for number in range(1, chance.choice([1, 1, 2]) + 1)]
     learners = [f"learner-{number}" for number in range(1, chance.choice([1, 2]) + 1)]
-    trainers = ["trainer-1"] if "retraining" in chosen else []
+    trainers = ["trainer-1", "trainer-2"][: chance.choice([1, 2])] if "retraining" in chosen else []
     made: Plan = {
         "seed": str(seed),
         "settings": _settings(chance),
@@ -194,7 +194,8 @@ def _details(do: str, chance: Random, made: Plan) -> dict[str, Any]:
         case "cut":
             return {"who": who, "all": chance.random() < 0.5, "drop": chance.random() < 0.5}
         case "pause":
-            return {"who": who, "seconds": chance.choice([0.3, 1.5, 3.0, 6.0])}
+            longest = 20.0 if who.startswith("trainer") else 6.0
+            return {"who": who, "seconds": chance.choice([0.3, 1.5, 3.0, longest])}
         case "stall":
             threads = {
                 "web": ["listener", "poller"],

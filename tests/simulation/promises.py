@@ -168,6 +168,7 @@ class Oracle:
             self.tell("no thread ends by an error", f"{who}: {text.strip().splitlines()[-1]}\n{text}")
         self._judge_observations()
         self._judge_models(final, listed)
+        self._judge_promotions()
         self._judge_keys()
 
     def _judge_observations(self) -> None:
@@ -270,6 +271,31 @@ class Oracle:
             what = f"{web} serves {probes.answer['predictions']} for {name}, the log makes {expected}"
             self.tell("a model is what its log makes of it", what)
         self._judge_in_force(web, name, told, book)
+
+    def _judge_promotions(self) -> None:
+        """A job promotes once, not after its cancellation, and not over weights that were replaced meanwhile."""
+        cancelled = {
+            exchange.facts["cancels"].rpartition("/")[2]: exchange
+            for exchange in reversed(self.ledger.exchanges)
+            if exchange.facts.get("cancels") and exchange.status in (200, 202)
+        }
+        for book in self.truth.books.values():
+            jobs = [ordered.command["job"] for ordered in book.commands if ordered.command["do"] == "promote"]
+            if len(set(jobs)) < len(jobs):
+                self.tell("a job promotes once", f"{book.name}: {jobs}")
+            for number, ordered in enumerate(book.commands):
+                if ordered.command["do"] != "promote":
+                    continue
+                exchange = cancelled.get(ordered.command["job"])
+                if exchange is not None and (exchange.ended_at or 0) < ordered.at:
+                    self.tell(
+                        "a cancelled job is not promoted", f"{book.name}: {ordered.command}, {exchange}"
+                    )
+                for before in book.commands[:number]:
+                    replaces = before.command["do"] in ("weights", "rollback", "promote")
+                    if replaces and before.log_id.position > ordered.command["position"]:
+                        what = f"{book.name}: {before.log_id} {before.command}, then {ordered.command}"
+                        self.tell("a promotion replaces no newer weights", what)
 
     def _was_to_go(self, name: str, at: float) -> bool:
         """Whether a client had asked for a model's deletion before a moment."""

@@ -45,6 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--promise", default="", help="the promise that is meant, or a part of its name")
     parser.add_argument("--keep", type=Path, help="file for the shrunk plan")
+    parser.add_argument("--no-story", action="store_true", help="shrink nothing")
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     arguments = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -148,7 +149,7 @@ class Session:
             if meant and self.arguments.stop:
                 break
         self._report()
-        if self.first and (self.arguments.minutes or self.arguments.keep):
+        if self.first and not self.arguments.no_story and (self.arguments.minutes or self.arguments.keep):
             promise, seed = next((p, s) for p, s in self.first.items() if self.arguments.promise in p)
             self._shrink(plan(seed), promise)
         return failed

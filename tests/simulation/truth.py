@@ -30,6 +30,15 @@ class Logged:
 
 
 @dataclass
+class Ordered:
+    """A command in the log."""
+
+    log_id: Any
+    command: dict[str, Any]
+    at: float
+
+
+@dataclass
 class Return:
     """Redis has come back with less of a model's log than some processes had seen."""
 
@@ -49,7 +58,7 @@ class Book:
     reference: Any  # OnlineModel
     head: Any  # LogId
     rows: list[Logged] = field(default_factory=list)
-    commands: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    commands: list[Ordered] = field(default_factory=list)
     told: dict[int, Any] = field(
         default_factory=dict
     )  # position -> prediction made before learning, as JSON has it
@@ -109,11 +118,13 @@ class Truth:
                 self._check_snapshot(found[1].decode(), command)
 
     def _published(self, channel: bytes, payload: bytes, learner: Process) -> None:
-        from service.store.messages import Publication, parse_results
+        from service.store import messages
+
+        publication = getattr(messages, "Publication", None) or messages.Weights  # as 0.1 called it
 
         found = WEIGHTS.match(channel)
         if found:
-            weights = Publication.from_bytes(payload)
+            weights = publication.from_bytes(payload)
             book = self.books.get((found[1].decode(), weights.generation))
             if book is None:
                 return
@@ -124,7 +135,7 @@ class Truth:
             if position <= book.head.position and not stale:
                 book.applied = max(book.applied, position)
         elif b"results" in channel:
-            for result in parse_results(payload):
+            for result in messages.parse_results(payload):
                 for book in self.books.values():
                     for row in reversed(book.rows[-200:]):
                         if row.position == result.position and row.token == result.token:
@@ -171,7 +182,7 @@ class Truth:
 
     def _append(self, book: Book, entry: Any) -> None:
         if entry.command is not None:
-            book.commands.append((str(entry.log_id), entry.command))
+            book.commands.append(Ordered(entry.log_id, entry.command, world().now))
             if not book.broken:
                 try:
                     book.reference = self._obey(book.reference, entry, self._sources(self._link, book.name))

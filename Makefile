@@ -33,7 +33,7 @@ test: install lint
 
 test-all: install lint  # everything: the slow tests, the soak, and the containers where podman or docker is
 	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
-	$(BIN)/pytest -m soak -s tests/scenarios
+	$(BIN)/pytest -m soak -s tests/scenarios tests/fuzz
 	@if command -v podman >/dev/null || command -v docker >/dev/null; then $(MAKE) containers; \
 	else echo "no podman or docker: containers were not tested"; fi
 

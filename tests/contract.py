@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter, RequestRedirect
 
-from service.web.app import RESOURCES
+from service.web.app import RESOURCES, PathPart
 from service.web.openapi import PARAMETER, description
 
 
@@ -17,6 +17,7 @@ def application() -> Flask:
     """The routes, without anything behind them."""
     app = Flask("routes", static_folder=None)
     app.url_map.strict_slashes = False
+    app.url_map.converters["default"] = PathPart
     for resource in RESOURCES:
         app.register_blueprint(resource.routes)
     return app

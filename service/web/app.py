@@ -3,6 +3,7 @@
 import gc
 
 from flask import Flask
+from werkzeug.routing import BaseConverter
 
 from service import failpoints, logs
 from service.errors import Invalid
@@ -24,6 +25,12 @@ GARBAGE = (
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
 
 
+class PathPart(BaseConverter):
+    """A part of a path, of which `:predict` is none."""
+
+    regex = "[^/:]+"
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """The application, with its replicas running. Call it in the process that serves, after the fork."""
     settings = settings or load_settings()
@@ -33,12 +40,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     web = Web.create(settings, redis_url(settings))
     app.extensions["freshet"] = web
     app.url_map.strict_slashes = False
+    app.url_map.converters["default"] = PathPart
     app.url_value_preprocessor(_check_name)
     for resource in RESOURCES:
         app.register_blueprint(resource.routes)
     telemetry.install(app)
     access.install(app, web.access)
     origins.install(app, settings)
+    openapi.install(app)
     problems.register(app)
     web.access.start()
     web.replicas.start()

@@ -10,13 +10,13 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app
+from flask import Blueprint, Flask, Response, current_app, request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 
 from model import ModelSpec
-from service.errors import NotFound
+from service.errors import Invalid, NotFound
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.jobs.undo import Undo
@@ -110,7 +110,18 @@ OPERATIONS: dict[str, Operation] = {
         "predictions",
         {200: answers.PredictAnswer},
         {JSON: (PredictRequest,), NDJSON: ()},
-        {"min_step": MIN_STEP},
+        {
+            "ids": {
+                "type": "string",
+                "enum": ["true", "false"],
+                "description": "each line of a stream has an id",
+            },
+            "on_error": {
+                "type": "string",
+                "enum": ["skip", "stop"],
+                "description": "at a bad line of a stream",
+            },
+        },
         WRITES,
         ROWS,
     ),
@@ -235,6 +246,32 @@ def page_file(file: str) -> Response:
     return Response(path.read_bytes(), mimetype=mimetype, headers={"Cache-Control": "max-age=86400"})
 
 
+def install(app: Flask) -> None:
+    """Refuse what the description does not know in the query of a request."""
+    app.before_request(_check_query)
+
+
+def _check_query() -> None:
+    operation = OPERATIONS.get(request.endpoint or "")
+    if not request.query_string or operation is None or operation.foreign:
+        return
+    for name, values in request.args.lists():
+        schema = operation.query.get(name)
+        if schema is None:
+            known = ", ".join(operation.query) or "none"
+            raise Invalid.at(name[:128], f"unknown parameter of the query; known: {known}")
+        if len(values) > 1:
+            raise Invalid.at(name, "given more than once")
+        _check_parameter(name, values[0], schema)
+
+
+def _check_parameter(name: str, value: str, schema: dict[str, Any]) -> None:
+    if "enum" in schema and value not in schema["enum"]:
+        raise Invalid.at(name, f"one of {', '.join(schema['enum'])}")
+    if schema["type"] == "integer" and not (value.isascii() and value.isdigit() and len(value) <= 16):
+        raise Invalid.at(name, "an integer from 0")
+
+
 @cache
 def _document(app: Flask) -> bytes:
     return to_json(description(app))
@@ -311,12 +348,13 @@ def _described(
 
 def _parameters(rule: str, operation: Operation) -> list[dict[str, Any]]:
     name = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
+    part = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"}
     found = [
         {
             "name": parameter,
             "in": "path",
             "required": True,
-            "schema": name if parameter == "name" else {"type": "string"},
+            "schema": name if parameter == "name" else part,
         }
         for parameter in PARAMETER.findall(rule)
     ]
@@ -353,7 +391,7 @@ def _responses(operation: Operation, schemas: dict[Any, dict[str, Any]]) -> dict
             **({"content": content} if content else {}),
         }
     media_type, problem = (JSON, answers.ProtocolError) if operation.foreign else (PROBLEM, answers.Problem)
-    for status in sorted({*operation.problems, 500} - operation.answers.keys()):
+    for status in sorted(set(operation.problems) - operation.answers.keys()):
         content = {media_type: {"schema": schemas[problem, "serialization"]}}
         found[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
     return found

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import urllib3
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -43,3 +44,25 @@ def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
         answer = urllib3.request("GET", f"{server.api.base}/{file}")
         assert (answer.status, bool(answer.data)) == (200, True)
     assert urllib3.request("GET", f"{server.api.base}/docs/secret").status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/weights?min_step=-1"),
+        ("GET", "/weights?min_step=x"),
+        ("GET", "/weights?min_step=1&min_step=1"),
+        ("GET", "/metrics?verbose=1"),
+        ("POST", "/feedback?on_error=perhaps"),
+        ("PUT", "?rebuild=maybe"),
+    ],
+)
+def test_a_query_that_is_not_described_is_refused(api: Api, name: str, method: str, target: str) -> None:
+    answer = api(method, f"/v1/models/{name}{target}", None if method == "GET" else {})
+    assert (answer.status, len(answer.body["errors"])) == (422, 1)
+
+
+def test_a_method_that_is_not_described_is_405(api: Api, name: str) -> None:
+    for path in (f"/v1/models/{name}:predict", f"/v1/models/{name}/versions/1:predict"):
+        answer = api("PUT", path, {})
+        assert (answer.status, "GET" in answer.headers["Allow"]) == (405, False)

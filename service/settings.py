@@ -85,6 +85,10 @@ class Settings(BaseSettings):
         description="a token with all rights beside the stored API keys, such as `freshet keys token` makes; "
         "for a first start",
     )
+    otel: bool = Field(
+        False,
+        description="send traces by OpenTelemetry, as its variables `OTEL_…` say; needs `pip install freshet[otel]`",
+    )
     metrics_port: int = Field(
         0,
         ge=0,

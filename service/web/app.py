@@ -8,7 +8,7 @@ from werkzeug.routing import BaseConverter
 from service import failpoints, logs
 from service.errors import Invalid
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, loop, openapi, origins, problems, telemetry
+from service.web import access, loop, openapi, origins, problems, telemetry, tracing
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for resource in RESOURCES:
         app.register_blueprint(resource.routes)
     telemetry.install(app)
+    tracing.install(app, settings)
     access.install(app, web.access)
     origins.install(app, settings)
     openapi.install(app)

@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \
 	tests/service/test_feed_command.py tests/service/test_retrain.py tests/service/test_commands.py tests/scenarios/test_connections.py
 
-.PHONY: install serve test test-lowest test-all soak simulate lint bench readme containers requirements clean
+.PHONY: install serve test test-lowest test-all soak simulate mutate lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -49,6 +49,9 @@ soak: install  # long: hundreds of random kills; KILLS=30 makes it shorter
 
 simulate: install  # new seeds for MINUTES=n; a seed that fails is shrunk and told
 	$(BIN)/python tests/simulation/simulate.py --minutes $(MINUTES) $(ARGS)
+
+mutate: install  # long: takes fences, orders and options out of a copy, one at a time; tests must find each
+	$(BIN)/python -m tests.mutations.run $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -222,7 +222,7 @@ class JobResult(BaseModel):
     """What a retraining came to."""
 
     rows: dict[str, int]
-    candidate: SideLosses
+    candidate: Annotated[SideLosses | None, Field(description="null for an undo")]
     live: SideLosses | None
     promoted: bool
     why: Annotated[str | None, Field(description="why it was not promoted")] = None

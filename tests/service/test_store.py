@@ -124,3 +124,13 @@ def test_a_late_note_of_a_rebuild_does_not_replace_a_newer_one(stored: Stored) -
     with pytest.raises(StaleWrite):
         lease.note_rebuild(stored.link, stored.fence(term, LogId(2, 0)), "late")
     assert stored.described()[0].rebuilt == b"new"
+
+
+def test_the_lead_is_not_taken_if_the_heartbeat_has_moved_since_it_was_looked_at(stored: Stored) -> None:
+    term = stored.lead()
+    _, seen = stored.described()
+    stored.beat(term, LogId(0, 0))
+    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "another") is None
+    _, seen = stored.described()
+    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "another") == term + 1
+    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "a third") is None

@@ -29,7 +29,11 @@ SPEC = ModelSpec.model_validate(
         "task": "binary",
         "features": 3,
         "layers": [{"units": 4, "dropout": 0.2}],
-        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": 0.01,
+            "schedule": {"name": "cosine", "steps": 150, "minimum": 0.1},
+        },
     }
 )
 _random = np.random.default_rng(0)
@@ -56,7 +60,7 @@ def retrained(link: Link, tmp_path: Path) -> Callable[..., Job]:
         body = Retraining.model_validate_json(json.dumps(asked))
         job = model.job(retrain=body.model_dump(mode="json"))
         attempt = model.claimed(job)
-        Run(Settings(data_dir=tmp_path), link, attempt, JobHeartbeat(attempt, link)).go()
+        Run(Settings(data_dir=tmp_path), link, attempt, JobHeartbeat(attempt, link), job.request).go()
         return model.loaded(job.id)
 
     return run
@@ -148,6 +152,20 @@ def test_both_sides_are_judged_by_both_measures(retrained: Callable[..., Job]) -
         "prequential_loss": pytest.approx(log_loss(learned.predictions[:, 0], labels)),
     }
     assert job.result["candidate"] != job.result["live"]
+
+
+def test_a_candidate_is_judged_at_the_live_models_learning_rate(retrained: Callable[..., Job]) -> None:
+    trained, candidate = OnlineModel(SPEC), OnlineModel(SPEC)
+    trained.adopt(live())
+    trained.fit(X[:TRAINING], y[:TRAINING], epochs=2)
+    candidate.inherit(live())
+    candidate.adopt(trained)
+    candidate.continue_schedule(live())
+    learned = candidate.learn(X[TRAINING:], y[TRAINING:])
+    job = retrained(promote="never", epochs=2)
+    assert job.result is not None
+    loss = log_loss(learned.predictions[:, 0], y[TRAINING:, 0])
+    assert job.result["candidate"]["prequential_loss"] == pytest.approx(loss)
 
 
 def log_loss(predictions: np.ndarray, labels: np.ndarray) -> float:

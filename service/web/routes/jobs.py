@@ -83,9 +83,9 @@ def to_response(job: Job, refusal: str | None = None) -> dict[str, Any]:
 
 
 def as_now(result: dict[str, Any]) -> dict[str, Any]:
-    """A job's result; version 0.1 kept only the prequential losses, by other names."""
-    if "candidate" in result:
-        return result
+    """A job's result; version 0.1 kept only the prequential losses, by other names. An undo has none."""
+    if "validation_loss" not in result:
+        return {"candidate": None, "live": None, **result}
     sides = {"candidate": result.get("validation_loss"), "live": result.get("live_loss")}
     losses = {side: {"validation_loss": None, "prequential_loss": loss} for side, loss in sides.items()}
     kept = {name: value for name, value in result.items() if name not in ("validation_loss", "live_loss")}

@@ -1,0 +1,144 @@
+"""The log in Redis: what an append refuses, what the trim leaves, and that who applies it notices a gap."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import ModelSpec
+from service.errors import LogGap, WrongGeneration
+from service.learner.led import Led
+from service.settings import Settings
+from service.store import models
+from service.store.appending import Append, Appended, append
+from service.store.blocks import Block
+from service.store.connection import Link
+from service.store.log import LogId, read_after
+from service.store.snapshots import Keep
+from tests.faults import Valkey
+from tests.stored import LIMITS, Stored
+
+SPEC = ModelSpec.model_validate({"task": "binary", "features": 1, "layers": [{"units": 1}]})
+START = LogId(0, 0)
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
+    valkey = Valkey(tmp_path_factory.mktemp("log")).start()
+    made = Link(valkey.url, 5)
+    yield made
+    made.close()
+    valkey.kill()
+
+
+@pytest.fixture
+def stored(link: Link) -> Stored:
+    """A fresh model."""
+    return Stored(link, spec=SPEC.model_dump_json().encode())
+
+
+def block(rows: int = 1, ids: list[str | None] | None = None) -> Block:
+    return Block(np.zeros((rows, 1)), np.zeros((rows, 1)), ids=ids)
+
+
+def sent(stored: Stored, wanted: Append) -> Appended:
+    return append(stored.link, stored.name, stored.generation, wanted, LIMITS)
+
+
+def positions(stored: Stored) -> list[int]:
+    return [entry.log_id.position for entry in read_after(stored.link, stored.name, START, 100)]
+
+
+def test_a_key_appends_once(stored: Stored) -> None:
+    wanted = Append(b"token", block(2), b"key", record=b"record")
+    assert sent(stored, wanted).position == 2
+    assert sent(stored, wanted).seen == b"2 record"
+    assert sent(stored, replace(wanted, token=b"another")).seen == b"2 record"
+    assert sent(stored, replace(wanted, key=b"another")).position == 4
+    assert positions(stored) == [2, 4]
+
+
+def test_an_observation_id_is_appended_once(stored: Stored) -> None:
+    assert sent(stored, Append(b"1", block(3, ["a", None, "b"]), b"1")).position == 3
+    assert sent(stored, Append(b"2", block(2, ["c", "b"]), b"2")).duplicates == {1: 3}
+    assert sent(stored, Append(b"3", block(2, ["a", "c"]), b"3")).duplicates == {0: 1}
+    assert sent(stored, Append(b"4", block(1, ["c"]), b"4")).position == 4
+    assert positions(stored) == [3, 4]
+
+
+def test_nothing_is_appended_to_a_model_of_another_generation(stored: Stored) -> None:
+    late = replace(stored)
+    assert models.delete(stored.link, stored.name)
+    again = Stored(stored.link, stored.name)
+    late.generation = stored.generation
+    with pytest.raises(WrongGeneration):
+        sent(late, Append(b"1", block(), b"1"))
+    assert positions(again) == []
+
+
+def test_nothing_is_appended_to_a_log_that_ends_before_what_was_seen(stored: Stored) -> None:
+    stored.append(5)
+    assert sent(stored, Append(b"1", block(), b"1", step=6, timeline=1)).older
+    assert sent(stored, Append(b"1", block(), b"1", step=0, timeline=2)).older
+    assert sent(stored, Append(b"1", block(), b"1", step=5, timeline=1)).position == 6
+
+
+def test_nothing_is_appended_far_ahead_of_what_was_applied(stored: Stored) -> None:
+    stored.append(5)
+    limits = replace(LIMITS, max_lag=5)
+    wanted = Append(b"1", block(), b"1")
+    assert append(stored.link, stored.name, stored.generation, wanted, limits).lag == 5
+    term = stored.lead()
+    stored.beat(term, LogId(1, 0))
+    assert append(stored.link, stored.name, stored.generation, wanted, limits).position == 6
+
+
+def test_the_log_keeps_what_a_promotion_that_is_to_come_needs(stored: Stored) -> None:
+    term = stored.lead()
+    for _ in range(10):
+        stored.append()
+    assert stored.promote(stored.attempt(), LogId(5, 0)) == "appended"
+    keep = Keep(trim_below=8, keep_bytes=1000, blobs=10)
+    stored.snapshot(stored.fence(term, LogId(10, 0)), keep=keep)
+    assert positions(stored)[0] == 5, "the learner has not met the command at 10-1 yet"
+    stored.append()
+    stored.snapshot(stored.fence(term, LogId(11, 0)), keep=keep)
+    assert positions(stored)[0] == 8
+
+
+@pytest.fixture
+def led(stored: Stored, tmp_path: Path) -> Led:
+    """A learner's view of a model with three observations, two of them applied."""
+    for _ in range(3):
+        stored.append()
+    meta, _ = stored.described()
+    made = Led.load(Settings(data_dir=tmp_path), stored.link, stored.name, meta, stored.lead())
+    made.apply([stored.entry(LogId(1, 0)), stored.entry(LogId(2, 0))])
+    return made
+
+
+def test_a_learner_notices_that_an_observation_is_missing(stored: Stored, led: Led) -> None:
+    stored.append()
+    with pytest.raises(LogGap):
+        led.apply([stored.entry(LogId(4, 0))])
+    assert led.log_id == (2, 0)
+    assert led.model.step == 2
+
+
+def test_a_learner_notices_that_a_command_is_missing(stored: Stored, led: Led) -> None:
+    for _ in range(2):
+        stored.command(do="set", learning_rate=0.5)
+    led.apply([stored.entry(LogId(3, 0))])
+    before = led.model.learning_rate
+    with pytest.raises(LogGap):
+        led.apply([stored.entry(LogId(3, 2))])
+    assert led.model.learning_rate == before
+
+
+def test_a_learner_takes_no_entry_of_another_generation(stored: Stored, led: Led) -> None:
+    foreign = replace(stored.entry(LogId(3, 0)), generation=b"another")
+    with pytest.raises(WrongGeneration):
+        led.apply([foreign])
+    assert led.model.step == 2

@@ -16,7 +16,6 @@ Array = NDArray[Any]
 
 LEAK = np.float32(0.01)
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
-SQRT_HALF = np.float32(math.sqrt(0.5))
 DENSITY = np.float32(1.0 / math.sqrt(2.0 * math.pi))
 
 

@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "nump
 inner = njit(**{**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 
 FOLDER = Path(__file__).parent
-WITHOUT_CODE = {"errors", "feature_spec", "spec", "strict"}
+WITHOUT_CODE = {"errors", "feature_spec", "optimizer_spec", "parameters", "spec", "strict"}
 """Modules of which nothing is compiled, though modules that are compiled import them."""
 
 
@@ -162,6 +162,12 @@ def _holds(path: Path, function: Any) -> bool:
         return any(function.__name__ in found.name for found in path.glob("*.nbi"))
     except OSError:
         return False
+
+
+def is_stored(module: str) -> bool:
+    """Whether the code of a module's entry points can be loaded, compiled for this processor by this build."""
+    name = _folder_name(module)
+    return any(any((parent / name).glob("*.nbi")) for parent in _parents())
 
 
 def _is_writable(path: Path) -> bool:

@@ -1,4 +1,11 @@
-"""What `model` raises, apart from pydantic's ValidationError for a bad spec and ValueError for wrong shapes."""
+"""The errors of this package.
+
+    ModelError
+    ├── RowError      a row or a label cannot be read
+    └── StateError    saved bytes cannot be read, or do not fit
+
+A bad spec raises pydantic's ValidationError, arrays of the wrong shape ValueError.
+"""
 
 
 class ModelError(Exception):
@@ -6,10 +13,10 @@ class ModelError(Exception):
 
 
 class RowError(ModelError):
-    """A row or a label that cannot be read.
+    """A row or a label cannot be read.
 
-    `row` is its index in the list, `pointer` the place inside the row ("/3", "/amount", "" for the whole),
-    `detail` a sentence that says what is wrong and what is allowed.
+    `row` is its index in the list, `pointer` a JSON pointer into the row ("/3", "/amount"; "" is the whole row),
+    `detail` what is wrong and what is allowed.
     """
 
     def __init__(self, row: int, pointer: str, detail: str) -> None:
@@ -20,4 +27,4 @@ class RowError(ModelError):
 
 
 class StateError(ModelError):
-    """A saved state that does not fit its spec: wrong names, shapes, types, or values that are not finite."""
+    """Saved bytes are no state, or do not fit their spec: names, shapes, types, or numbers that are not finite."""

@@ -20,6 +20,7 @@ from model.strict import Integer, Name, StrictModel, check_names, refuse
 
 MAX_FEATURES = 100_000
 MAX_CATEGORIES = 1_000_000
+MAX_TOKENS = 10_000
 MAX_TEXT_BYTES = 8192
 """Of a feature's value."""
 
@@ -31,20 +32,25 @@ _VALUES_SCHEMA = TypeAdapter(
 ).json_schema()
 
 Kind = Literal["number", "boolean", "category", "hash"]
+Combine = Literal["sum", "mean", "norm"]
 
 
 class FeatureSpec(StrictModel):
-    """One column of a row.
+    """One value of a row.
 
-    `number` and `boolean` are one input of the network. `category` is one input for each of `values` and one
-    for every value outside them. `hash` is one input for each of `buckets`. With `indicator`, one more
-    input is 1 where the value is missing.
+    `number` and `boolean` are one input of the network. `category` is one input for each of `values` and one for
+    every other value. `hash` is one input for each of `buckets`: 1 for the value's bucket. With `tokens`, the value
+    of a `hash` is a list of at most so many strings, or an object of weights by string; the weights of each bucket
+    are added up (`combine`: sum), then divided by their number (mean) or scaled to length 1 (norm, the default).
+    With `indicator`, one more input is 1 where the value is missing.
     """
 
     name: Name
     kind: Kind = "number"
     values: Annotated[tuple[int | str, ...], Strict(False), WithJsonSchema(_VALUES_SCHEMA)] | None = None
     buckets: Annotated[int, Field(ge=1, le=MAX_CATEGORIES)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    combine: Combine | None = None
     indicator: bool = False
 
     @field_validator("values", mode="before")
@@ -66,6 +72,29 @@ class FeatureSpec(StrictModel):
         if kind not in (None, "hash") and buckets is not None:
             raise refuse("buckets", "only a feature of kind hash has buckets")
         return buckets
+
+    @field_validator("tokens")
+    @classmethod
+    def _check_tokens(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        if tokens is not None and info.data.get("kind", "hash") != "hash":
+            raise refuse("tokens", "only a feature of kind hash has tokens")
+        return tokens
+
+    @field_validator("combine")
+    @classmethod
+    def _check_combine(cls, combine: Combine | None, info: ValidationInfo) -> Combine | None:
+        if "tokens" not in info.data:
+            return combine
+        if info.data["tokens"] is None:
+            if combine is not None:
+                raise refuse("combine", "only a feature with tokens combines them")
+            return None
+        return combine or "norm"
+
+    @property
+    def columns(self) -> int:
+        """Columns of a raw row: one, or one for each token."""
+        return self.tokens or 1
 
     @property
     def slots(self) -> int:
@@ -122,6 +151,8 @@ def _read_features(value: Any) -> int | tuple[FeatureSpec, ...]:
     for place, feature in enumerate(features):
         if first.setdefault(feature.name, place) != place:
             raise _repeated_name(place, feature.name)
+    if count_columns(features) > MAX_FEATURES:
+        raise refuse("features", f"the features have at most {MAX_FEATURES:,} values and tokens in a row")
     return features
 
 
@@ -130,6 +161,11 @@ def _repeated_name(place: int, name: str) -> ValidationError:
     return ValidationError.from_exception_data(
         "features", [InitErrorDetails(type=error, loc=(place, "name"), input=name)]
     )
+
+
+def count_columns(features: int | tuple[FeatureSpec, ...]) -> int:
+    """Columns of a raw row."""
+    return features if isinstance(features, int) else sum(feature.columns for feature in features)
 
 
 def count_inputs(features: int | tuple[FeatureSpec, ...]) -> int:

@@ -1,28 +1,35 @@
 """Rows as they come from JSON → float64.
 
 A raw row has one column for each feature: a number as it is, 0 or 1 for a boolean, the place in `values` of
-a category (`len(values)` for a value outside them), the bucket of a hashed value, NaN for what is missing. It
+a category (`len(values)` for a value outside them), the bucket of a hashed value, NaN for what is missing. A
+feature with tokens has a column for each: bucket and weight, as `tokens` packs them, NaN where there are fewer. It
 is what the log keeps; scaling and one-hot expansion come later, in the model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from operator import itemgetter
 from types import NoneType
 from typing import Any
 
+import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
+from model import tokens
 from model.errors import RowError
 from model.feature_spec import MAX_TEXT_BYTES, FeatureSpec
-from model.hashing import murmur3_32
 from model.spec import ModelSpec
 
 Array = NDArray[np.float64]
+
+MAX_TOKEN_WEIGHT = 1_000_000
+
+
+_NUMBERS = frozenset((float, int))
 
 
 class UnreadableError(Exception):
@@ -39,6 +46,7 @@ class FeatureEncoder:
         self._places = {name: place for place, name in enumerate(self.names)}
         self._values_of = itemgetter(*self.names)
         self._readers = [_reader(feature) for feature in features]
+        self._has_tokens = any(feature.tokens for feature in features)
         self._only_numbers = all(feature.kind == "number" for feature in features)
 
     def encode(self, rows: Sequence[Any]) -> Array:
@@ -48,11 +56,27 @@ class FeatureEncoder:
         Raises RowError for the first row that cannot be read.
         """
         if self._only_numbers:
-            block = self._encode_numbers(rows)
+            block = self._encode_row_of_numbers(rows[0]) if len(rows) == 1 else self._encode_numbers(rows)
             if block is not None:
                 return block
         values = [self._read_row(index, row) for index, row in enumerate(rows)]
+        if self._has_tokens:
+            values = [_flat(row) for row in values]
         return np.array(values, dtype=np.float64).reshape(len(values), self.width)
+
+    def _encode_row_of_numbers(self, row: Any) -> Array | None:
+        """The same for one row, which has no missing value either, in as few calls as possible."""
+        try:
+            values = row if type(row) is list else self._in_order(row)
+            if len(values) != self.width or not _NUMBERS.issuperset(map(type, values)):
+                return None
+            block = np.array(values, np.float64)
+        except (KeyError, TypeError, OverflowError):
+            return None
+        # Squares of huge numbers overflow: the exact way looks at those again.
+        return (
+            block.reshape(1, self.width) if math.isfinite(block.dot(block)) else self._encode_numbers([row])
+        )
 
     def _encode_numbers(self, rows: Sequence[Any]) -> Array | None:
         """The usual case, fast: finite floats, integers and nulls, none left out. None if it is not that."""
@@ -82,21 +106,21 @@ class FeatureEncoder:
             raise KeyError
         return (values,) if self.width == 1 else values
 
-    def _read_row(self, index: int, row: Any) -> list[float]:
+    def _read_row(self, index: int, row: Any) -> list[Any]:
         if isinstance(row, dict):
             return self._read_object(index, row)
         if not isinstance(row, list):
             raise RowError(
-                index, "", f"a row is a list of {self.width} values or an object, not {kind_of(row)}"
+                index, "", f"a row is a list of {len(self.names)} values or an object, not {kind_of(row)}"
             )
-        if len(row) != self.width:
-            raise RowError(index, "", f"expected {self.width} features, got {len(row)}")
+        if len(row) != len(self.names):
+            raise RowError(index, "", f"expected {len(self.names)} features, got {len(row)}")
         return [
             self._read_value(index, str(place), reader, value)
             for place, (reader, value) in enumerate(zip(self._readers, row, strict=True))
         ]
 
-    def _read_object(self, index: int, row: dict[Any, Any]) -> list[float]:
+    def _read_object(self, index: int, row: dict[Any, Any]) -> list[Any]:
         for name in row:
             if name not in self._places:
                 raise RowError(index, _pointer(name), f"unknown feature; known are {listed(self.names)}")
@@ -105,7 +129,7 @@ class FeatureEncoder:
             for name, reader in zip(self.names, self._readers, strict=True)
         ]
 
-    def _read_value(self, index: int, key: str, reader: Callable[[Any], float], value: Any) -> float:
+    def _read_value(self, index: int, key: str, reader: Callable[[Any], Any], value: Any) -> Any:
         try:
             return reader(value)
         except UnreadableError as error:
@@ -154,7 +178,7 @@ def _category_reader(values: Sequence[int | str]) -> Callable[[Any], float]:
 
 def hash_bucket(value: int | str, buckets: int) -> int:
     """The bucket of a value: MurmurHash3 of its text in UTF-8, modulo `buckets`. 7 and "7" share theirs."""
-    return murmur3_32(str(value).encode("utf-8", "surrogatepass")) % buckets
+    return mmh3.hash(str(value).encode("utf-8", "surrogatepass"), signed=False) % buckets
 
 
 def _hash_reader(buckets: int) -> Callable[[Any], float]:
@@ -167,8 +191,73 @@ def _hash_reader(buckets: int) -> Callable[[Any], float]:
     return read
 
 
-def _reader(feature: FeatureSpec) -> Callable[[Any], float]:
+def _tokens_reader(feature: FeatureSpec) -> Callable[[Any], list[float]]:
+    """Reads a list of tokens, or an object of weights by token, as the columns of a feature with tokens."""
+    buckets, most = feature.buckets or 1, feature.tokens or 1
+    scale = _SCALES[feature.combine or "norm"]
+    absent = [math.nan] * most
+
+    def read(value: Any) -> list[float]:
+        if value is None:
+            return absent
+        weights = _bucket_weights(value, buckets)
+        if len(weights) > most:
+            raise UnreadableError(f"at most {most} different tokens, got {len(weights)}")
+        factor = scale(weights.values(), len(value))
+        packed = tokens.pack((bucket, weight * factor) for bucket, weight in weights.items())
+        return [*(packed or [tokens.NOTHING]), *absent[max(len(packed), 1) :]]
+
+    return read
+
+
+def _bucket_weights(value: Any, buckets: int) -> dict[int, float]:
+    """The weights of a value's tokens, added up by bucket."""
+    if isinstance(value, list):
+        pairs = [(token, 1.0) for token in value]
+    elif isinstance(value, dict):
+        pairs = [(token, _read_weight(token, weight)) for token, weight in value.items()]
+    else:
+        raise UnreadableError(
+            f"expected a list of tokens, or an object of weights by token, got {kind_of(value)}"
+        )
+    weights: dict[int, float] = {}
+    read = _hash_reader(buckets)
+    for token, weight in pairs:
+        bucket = int(read(token))
+        weights[bucket] = weights.get(bucket, 0.0) + weight
+    return weights
+
+
+def _read_weight(token: str, weight: Any) -> float:
+    number = read_number(weight)
+    if abs(number) > MAX_TOKEN_WEIGHT:
+        raise UnreadableError(f"the weight of a token is from −{MAX_TOKEN_WEIGHT:,} to {MAX_TOKEN_WEIGHT:,}")
+    return number
+
+
+_SCALES: dict[str, Callable[[Collection[float], int], float]] = {
+    "sum": lambda weights, count: 1.0,
+    "mean": lambda weights, count: 1.0 / max(count, 1),
+    "norm": lambda weights, count: 1.0 / (math.sqrt(math.fsum(w * w for w in weights)) or 1.0),
+}
+"""What the weights of a row's tokens are multiplied by."""
+
+
+def _flat(row: list[Any]) -> list[float]:
+    """A row's columns, of values that are a column or a list of them."""
+    columns: list[float] = []
+    for value in row:
+        if type(value) is list:
+            columns += value
+        else:
+            columns.append(value)
+    return columns
+
+
+def _reader(feature: FeatureSpec) -> Callable[[Any], Any]:
     """The function that reads one value of a feature; null is NaN for every kind."""
+    if feature.tokens:
+        return _tokens_reader(feature)
     if feature.kind == "category":
         read = _category_reader(feature.values or ())
     elif feature.kind == "hash":

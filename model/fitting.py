@@ -15,11 +15,12 @@ from model.program import NORM_COUNT, SCHEDULED, UPDATES
 from model.scaling import Standard, scaler_of
 from model.schedules import schedule_of
 from model.spec import ModelSpec
-from model.state import LARGEST, LIVE_CLIP_NORM, LIVE_LEARNING_RATE, Arrays
+from model.state import LARGEST_PARAMETER, LIVE_CLIP_NORM, LIVE_LEARNING_RATE, Arrays
 
 Array = NDArray[np.float64]
 OnEpoch = Callable[[int, float], object]
 
+TRAINED = ("parameters", "slots", "norm", "counters")
 LARGEST_GRADIENT = 1e15  # its square is still a float32
 CELLS_AT_ONCE = 2**24
 ROWS_AT_A_TIME = 8192  # scaled and expanded together
@@ -42,20 +43,34 @@ class Trainer:
     def epochs(
         self, X: Array, y: Array, weights: Array, count: int, batch_size: int | None, on_epoch: OnEpoch | None
     ) -> list[float]:
-        """Train `count` epochs; the mean loss of each, as the rows were met."""
+        """Train `count` epochs; the mean loss of each, as the rows were met.
+
+        An epoch in which parameters or slots grow beyond any bound is undone, and is the last.
+        """
         order = np.random.default_rng(self._seed)
         labels = Standard.of(self._arrays["scaling.targets"])(y) if self.spec.scales_targets else y
         weights = self._with_class_weights(labels, weights)
         losses = []
         for epoch in range(count):
+            before = {name: self._arrays[name].copy() for name in TRAINED}
             total = 0.0
             for batch in self._batches_of(X, order.permutation(len(X)), batch_size or len(X)):
                 inputs, rows = batch
                 total += self._step(inputs, labels[rows], weights[rows])
             losses.append(total / max(float(weights.sum()), 1e-12))
+            if not self._is_bounded():
+                for name, values in before.items():
+                    self._arrays[name][...] = values
+                break
             if on_epoch is not None and on_epoch(epoch, losses[-1]) is False:
                 break
         return losses
+
+    def _is_bounded(self) -> bool:
+        return all(
+            np.abs(self._arrays[name]).max(initial=0.0) <= LARGEST_PARAMETER
+            for name in ("parameters", "slots")
+        )
 
     def _with_class_weights(self, labels: Array, weights: Array) -> Array:
         if self.spec.class_weights is None:
@@ -118,4 +133,4 @@ class Trainer:
             return True
         stretch = max(abs(1.0 - rate * decay), 1.0)
         largest = float(np.abs(self._arrays["parameters"]).max()) * stretch
-        return largest <= LARGEST and float(np.abs(self._gradient).max()) <= LARGEST_GRADIENT
+        return largest <= LARGEST_PARAMETER and float(np.abs(self._gradient).max()) <= LARGEST_GRADIENT

@@ -15,7 +15,7 @@ from model.compiled import inner
 from model.network import LARGEST_SUM, NORM_EPSILON
 
 U = np.uint64
-ZERO, ONE, HALF, TWO = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2)
+ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 FOUR_ROWS = U(4)
 U1, U2, U3 = U(1), U(2), U(3)
 

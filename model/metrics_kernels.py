@@ -230,7 +230,7 @@ def _score_target(prediction, label, previous, known, weight, weight_so_far, tot
         delta = label - totals[LABEL_MEAN]
         totals[LABEL_MEAN] += delta * (weight / weight_so_far)
         squares = totals[LABEL_SQUARES] + weight * delta * (label - totals[LABEL_MEAN])
-        totals[LABEL_SQUARES] = min(squares, LARGEST_SUM)
+        totals[LABEL_SQUARES] = min(max(squares, 0.0), LARGEST_SUM)  # rounding can make it negative
 
 
 @exactly

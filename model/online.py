@@ -334,6 +334,10 @@ class OnlineModel:
         model._start(saved.spec, arrays, metrics, saved.builds)
         return model
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Self], tuple[bytes]]:
+        """Copies and pickles go by the model's own bytes, scratch memory and compiled code stay behind."""
+        return type(self).from_bytes, (self.to_bytes(),)
+
     def predictor_bytes(self) -> bytes:
         """What `Predictor` needs, as safetensors without the spec: parameters and scaling."""
         return write_predictor_state(self.spec, self._arrays)

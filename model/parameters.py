@@ -100,6 +100,13 @@ def named_views(layout: Layout, flat: Vector) -> dict[str, Vector]:
     return views
 
 
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter by name; allocates nothing."""
+    layout = layout_of(spec)
+    empty = np.broadcast_to(np.float32(0), layout.size)
+    return {name: values.shape for name, values in named_views(layout, empty).items()}
+
+
 def aligned_zeros(size: int, dtype: type = np.float32) -> NDArray[np.floating]:
     """Zeros whose first byte is at a multiple of 64, so that vector loads do not straddle cache lines."""
     itemsize = np.dtype(dtype).itemsize

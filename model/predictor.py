@@ -2,6 +2,8 @@
 """Predictor: what a web process needs to answer, and nothing more."""
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,27 @@ from model.inputs import Inputs
 from model.losses import OUTPUTS
 from model.network import Network
 from model.parameters import layout_of
+from model.program import program_of
 from model.scaling import MEAN, deviation, scaler_of
 from model.spec import ModelSpec
-from model.state import read_predictor_state
+from model.state import read_predictor_state, write_weights
 
 Array = NDArray[Any]
 
 LARGEST_SCORE = 3e38
+predict_rows: Callable[..., None] | None = None
+"""The compiled way of a few rows, once `warming.load_predictions` has loaded it."""
+FEW_ROWS, FEW_WEIGHTS = 64, 400_000
+"""Rows, and rows times weights, up to which the compiled way is faster than NumPy's; a single row always is."""
 CELLS_AT_ONCE = 2**22
 """Rows are predicted in slices of so many numbers, so that memory does not grow with their count."""
+
+
+@lru_cache(maxsize=256)
+def _program_for(spec: ModelSpec) -> tuple[Array, Array, Array, int]:
+    """The spec as the compiled way reads it, and the size of its scratch memory."""
+    program = program_of(spec)
+    return program.layers, program.codes, program.plan, program.work.size
 
 
 class Predictor:
@@ -40,15 +54,25 @@ class Predictor:
 
     def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> None:
         self.spec = spec
+        self._parameters = arrays["parameters"]
         self._network = Network(layout_of(spec), arrays["parameters"], arrays["norm"])
         self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
         self._width = spec.width
+        self._few_rows = max(min(FEW_WEIGHTS // spec.parameter_count, FEW_ROWS), 1)
         self._rows_at_once = max(CELLS_AT_ONCE // spec.cells, 1)
         self._output = OUTPUTS[spec.output].value
+        self._bound = (
+            *_program_for(spec),
+            *(arrays[name] for name in ("parameters", "scaling.inputs", "scaling.targets", "norm")),
+        )
         self._targets = None
         if spec.scales_targets:
             targets = arrays["scaling.targets"]
             self._targets = (targets[MEAN].copy(), deviation(targets))
+
+    def weights_to_bytes(self) -> bytes:
+        """The parameters as safetensors, by name and in PyTorch's shapes: what `OnlineModel.set_weights` takes."""
+        return write_weights(self.spec, self._parameters)
 
     def predict(self, X: Array) -> Array:
         """Predictions (n, outputs) for raw rows X (n, width), float64, with NaN for missing values.
@@ -58,6 +82,10 @@ class Predictor:
         X = np.asarray(X, np.float64)
         if X.ndim != 2 or X.shape[1] != self._width:
             raise ValueError(f"X must have the shape (n, {self._width}), not {X.shape}")
+        if predict_rows is not None and len(X) <= self._few_rows:
+            predictions = np.empty((len(X), self.spec.outputs))
+            predict_rows(*self._bound, np.ascontiguousarray(X), predictions)
+            return predictions
         if len(X) <= self._rows_at_once:
             return self._predict(X)
         starts = range(0, len(X), self._rows_at_once)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from model import inputs, scaling
+from model import inputs, scaling, tokens
 from model.compiled import inner
 from model.scaling import DEVIATIONS, KINDS, LARGEST, LARGEST_UNSCALED, TINY
 
@@ -103,6 +103,18 @@ def _replace(state, columns):
 
 
 @inner
+def _add_token(value, slots, work, at):
+    """Add a packed token's weight to the input of its bucket, as `tokens.unpack` reads it."""
+    whole = int(min(max(value, 0.0), tokens.LARGEST))
+    bucket, bits = min(whole % tokens.BUCKETS, slots - 1), whole // tokens.BUCKETS
+    sign = ONE if bits < tokens.EXPONENTS * tokens.HIDDEN_BIT else -ONE
+    exponent = bits // tokens.HIDDEN_BIT % tokens.EXPONENTS
+    if 0 < exponent < tokens.EXPONENTS - 1:
+        fraction = tokens.HIDDEN_BIT + bits % tokens.HIDDEN_BIT
+        work[at + U(bucket)] += sign * np.float32(math.ldexp(float(fraction), exponent - tokens.BIAS))
+
+
+@inner
 def expand(plan, row, scaled, start, work, place, size):
     """Write the network's inputs to work[place:], from the raw row and its scaled columns at scaled[start:]."""
     if plan.shape[0] == 0:
@@ -116,6 +128,9 @@ def expand(plan, row, scaled, start, work, place, size):
         known = row[j] == row[j]
         if plan[j, inputs.ONE_HOT] == 0:
             work[at] = scaled[start + j]
+        elif plan[j, inputs.TOKEN] > 0:
+            if known:
+                _add_token(row[j], plan[j, inputs.ONE_HOT], work, at)
         elif known:
             work[at + U(min(max(row[j], 0.0), plan[j, inputs.ONE_HOT] - 1.0))] = ONE
         if plan[j, inputs.INDICATOR] >= 0 and not known:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from model.feature_spec import Features, FeatureSpec, count_inputs
+from model.feature_spec import Features, FeatureSpec, count_columns, count_inputs
 from model.optimizer_spec import OptimizerSpec
 from model.strict import Integer, Positive, PositiveInt, Share, StrictModel, check_names, refuse
 
@@ -214,10 +214,10 @@ class ModelSpec(StrictModel):
             return tuple(FeatureSpec(name=f"x{place}") for place in range(self.features))
         return self.features
 
-    @property
+    @cached_property
     def width(self) -> int:
-        """Columns of a raw row: one for each feature."""
-        return self.features if isinstance(self.features, int) else len(self.features)
+        """Columns of a raw row: one for each feature, or for each token of a feature that has them."""
+        return count_columns(self.features)
 
     @cached_property
     def inputs(self) -> int:

@@ -32,7 +32,8 @@ FORMAT = 1
 NEW_TOTALS = 3  # numbers of the diagnostics that format 0 lacks
 HEADER = "freshet"
 METRICS = "metrics."
-LARGEST = 1e30  # of parameters and slots: what no step exceeds
+LARGEST_PARAMETER = 1e30  # of parameters: what no step exceeds
+LARGEST = 1e32  # of parameters and slots as they are read: a step's rounding is no reason to refuse a state
 
 # `live`: what can change while the model runs. A clip norm of 0 stands for none.
 LIVE_LEARNING_RATE, LIVE_CLIP_NORM = range(2)
@@ -149,7 +150,8 @@ def read_weights(spec: ModelSpec, blob: bytes) -> NDArray[np.float32]:
     layout, tensors = layout_of(spec), _read_tensors(blob)
     flat = aligned_zeros(layout.size)
     views = named_views(layout, flat)
-    _check(tensors, {name: (np.float32, values.shape) for name, values in views.items()})
+    shapes: Shapes = {name: (np.float32, values.shape) for name, values in views.items()}
+    _check(tensors, shapes, limit=LARGEST_PARAMETER)
     for name, values in views.items():
         values[...] = tensors[name]
     return flat
@@ -185,7 +187,7 @@ def _read_tensors(blob: bytes) -> Arrays:
         raise StateError(f"not a safetensors file: {error}") from error
 
 
-def _check(tensors: Arrays, shapes: Shapes, unchecked: str = "") -> None:
+def _check(tensors: Arrays, shapes: Shapes, unchecked: str = "", limit: float = LARGEST) -> None:
     """Check names, types, shapes, and numbers other than those of `unchecked`. Raises StateError."""
     if tensors.keys() != shapes.keys():
         raise StateError(f"expected the tensors {sorted(shapes)}, got {sorted(tensors)}")
@@ -194,6 +196,6 @@ def _check(tensors: Arrays, shapes: Shapes, unchecked: str = "") -> None:
         if values.dtype != dtype or values.shape != shape:
             wanted = f"{np.dtype(dtype)} {shape}"
             raise StateError(f"{name}: expected {wanted}, got {values.dtype} {values.shape}")
-        limit = LARGEST if dtype is np.float32 else np.finfo(np.float64).max
-        if name != unchecked and dtype is not np.int64 and not (np.abs(values) <= limit).all():
-            raise StateError(f"{name}: holds a number that is not finite, or beyond {limit:g}")
+        largest = limit if dtype is np.float32 else np.finfo(np.float64).max
+        if name != unchecked and dtype is not np.int64 and not (np.abs(values) <= largest).all():
+            raise StateError(f"{name}: holds a number that is not finite, or beyond {largest:g}")

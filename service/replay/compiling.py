@@ -3,7 +3,7 @@
 import threading
 import time
 
-from model import ModelSpec, OnlineModel
+from model import warm_up
 from service.logs import log
 
 SHORT = 4.0  # seconds that loading the compiled loop takes at most
@@ -16,7 +16,7 @@ def compile_loop() -> None:
     notice.daemon = True
     notice.start()
     try:
-        OnlineModel(ModelSpec.model_validate({"task": "binary", "features": 1})).warm_up()
+        warm_up()
     finally:
         notice.cancel()
     seconds = time.monotonic() - begun

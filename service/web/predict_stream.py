@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from model.errors import RowError
+from model import RowError
 from service.errors import Invalid
 from service.schemas import ObservationId, Strict, problem
 from service.web import loop

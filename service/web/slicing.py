@@ -8,8 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from model import FeatureEncoder, LabelEncoder
-from model.errors import RowError
+from model import FeatureEncoder, LabelEncoder, RowError
 from service.schemas import Observation, Observations, PredictRequest, parse, parse_feedback
 from service.web import loop
 from service.web.replicas.replica import ModelVersion

@@ -7,9 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from model import ModelSpec
-from model.parameters import layout_of, named_views
-from model.state import LARGEST
+from model import LARGEST_PARAMETER, ModelSpec, Predictor, parameter_shapes
 from service.errors import BadRequest, Invalid
 from service.schemas import pointer
 
@@ -19,8 +17,7 @@ HEADER_BYTES = 8  # that tell the length of the header of a safetensors file
 
 def written(spec: ModelSpec, state: bytes) -> bytes:
     """The parameters under their names as safetensors, from what a predictor is made of."""
-    views = named_views(layout_of(spec), load(state)["parameters"])
-    return save({name: np.ascontiguousarray(values) for name, values in views.items()})
+    return Predictor(spec, state).weights_to_bytes()
 
 
 def most_bytes(spec: ModelSpec) -> int:
@@ -34,9 +31,7 @@ def checked(spec: ModelSpec, raw: bytes) -> bytes:
     Raises BadRequest if it is no safetensors file, Invalid naming the tensor that does not fit.
     """
     header = _header(raw)
-    layout = layout_of(spec)
-    views = named_views(layout, np.empty(layout.size, np.float32))  # shapes; the memory is never touched
-    wanted = {name: list(view.shape) for name, view in views.items()}
+    wanted = {name: list(shape) for name, shape in parameter_shapes(spec).items()}
     for name in [*wanted, *header]:
         if name not in header:
             raise _refused(name, "is missing")
@@ -48,8 +43,8 @@ def checked(spec: ModelSpec, raw: bytes) -> bytes:
     except (SafetensorError, ValueError, KeyError) as error:
         raise BadRequest(f"not a safetensors file: {error}") from None
     for name, values in tensors.items():
-        if not (np.abs(values) <= LARGEST).all():
-            raise _refused(name, f"holds a number that is not finite, or beyond {LARGEST:g}")
+        if not (np.abs(values) <= LARGEST_PARAMETER).all():
+            raise _refused(name, f"holds a number that is not finite, or beyond {LARGEST_PARAMETER:g}")
     return save({name: np.ascontiguousarray(tensors[name]) for name in wanted})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from model.errors import RowError
+from model import RowError
 from service.errors import Invalid
 from service.schemas import ABSENT, Observation
 from service.store.blocks import Block

@@ -13,9 +13,7 @@ from flask import Blueprint, Response, request
 from pydantic import ConfigDict, Field
 from pydantic_core import to_json
 
-from model import ModelSpec
-from model.errors import RowError
-from model.feature_spec import FeatureSpec
+from model import FeatureSpec, ModelSpec, RowError
 from service.errors import BadRequest, Invalid, NotFound, Problem, WrongMediaType
 from service.schemas import Strict, parse
 from service.web import problems

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 from pydantic import ConfigDict
 
-from model.errors import RowError
+from model import RowError
 from service.errors import Invalid, NotFound, Problem
 from service.schemas import Strict, parse
 from service.web import problems

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 from pydantic_core import to_json
 
-from model.errors import RowError
+from model import RowError
 from service.errors import Invalid, Unavailable
 from service.web.context import Web, json_body, raw_answer, request_body, web
 from service.web.lines import line_blocks

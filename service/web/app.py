@@ -8,7 +8,7 @@ from werkzeug.routing import BaseConverter
 from service import failpoints, logs
 from service.errors import Invalid
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, loop, openapi, origins, problems, telemetry, tracing
+from service.web import access, fast_predictions, loop, openapi, origins, problems, telemetry, tracing
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -55,6 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     web.replicas.wait_ready(READY_SECONDS)
     gc.collect()
     loop.start()
+    fast_predictions.start()
     gc.freeze()  # what is here now stays: looking through it again and again would only delay requests
     gc.set_threshold(*GARBAGE)
     return app

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -318,6 +319,12 @@ class OnlineModel:
     def metrics(self) -> dict[str, Any]:
         """Prequential scores, JSON-ready: in total, over a fading window, and of baselines."""
         return self._metrics.report()
+
+    def capture(self) -> Callable[[], bytes]:
+        """Copy the whole state. The function that is returned writes the copy as `to_bytes` does, in any thread."""
+        arrays = {name: values.copy() for name, values in self._arrays.items()}
+        metrics = {name: values.copy() for name, values in self._metrics.state.items()}
+        return partial(write_state, self.spec, arrays, metrics, self._builds)
 
     def to_bytes(self) -> bytes:
         """The whole state as safetensors; its metadata holds the spec."""

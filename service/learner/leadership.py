@@ -12,7 +12,7 @@ from service.store.connection import Link
 
 if TYPE_CHECKING:
     from service.learner.learner import Learner
-    from service.learner.led import Led
+    from service.learner.led_model import LedModel
 
 LONGEST_BENCH = 60.0  # seconds
 BEAT = 0.25  # seconds between heartbeats, and between looks for models without a learner
@@ -72,11 +72,11 @@ class Bench:
         self._sitting.pop(name, None)
 
 
-class Heart(threading.Thread):
+class LeaderHeartbeat(threading.Thread):
     """Moves the heartbeat of every led model, in its own thread, as long as the main thread makes progress."""
 
     def __init__(self, learner: "Learner", link: Link) -> None:
-        super().__init__(name="heart", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self._learner = learner
         self._link = link
         self._stopped = threading.Event()
@@ -107,7 +107,7 @@ class Heart(threading.Thread):
             except StoreUnavailable:
                 return
 
-    def _beat(self, leds: list["Led"]) -> None:
+    def _beat(self, leds: list["LedModel"]) -> None:
         held = [lease.Held(led.name, led.generation, led.term, led.timeline, led.published) for led in leds]
         for led, answer in zip(leds, lease.beat(self._link, held), strict=True):
             if isinstance(answer, StoreUnavailable):

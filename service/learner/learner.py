@@ -9,22 +9,29 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from service import failpoints
-from service.errors import LogGap, StoreError, StoreFull, StoreUnavailable, TermLost, WrongGeneration
-from service.learner.leadership import BEAT, Bench, Candidates, Heart
-from service.learner.led import Led, grouped
+from service.errors import LogGap, StoreError, StoreUnavailable, TermLost, WrongGeneration
+from service.learner.leadership import BEAT, Bench, Candidates, LeaderHeartbeat
+from service.learner.led_model import LedModel
+from service.learner.saving import Saver
 from service.logs import log
 from service.processes import identity
 from service.replay.compiling import compile_loop
 from service.settings import Settings
 from service.store import lease, models
 from service.store.connection import Link
-from service.store.log import Entry, parse_entries, parse_read, read_after, read_command, token_at
+from service.store.log import parse_entries, parse_read, read_command, token_at
 
 ENTRIES_AT_ONCE = 256  # read from a log at once, at most
 UNANSWERED = 1000  # commands sent without their answers being read, at most
 GATHER = 0.003  # seconds to gather entries in while several come at a time: a round costs more than an entry
 ENOUGH = 32  # entries in one read from which gathering is not worth while
 WAIT = 0.1  # seconds that a read waits for the first entry
+BYTES_AT_ONCE = 8e6  # read from a log at once, about
+ALONE, SHARED = (
+    0.05,
+    0.005,
+)  # seconds of a model's turn, if it alone has something to learn, and if others have too
+RECENT = 1.0  # seconds since its last entry for which a model counts among those that have
 
 
 class Learner:
@@ -37,9 +44,10 @@ class Learner:
         self._stream = Link(url, settings.redis_timeout, steady=True)  # for publishing and reading logs
         self._crowded = False  # entries come faster than one by one: gather some before the next read
         self._unanswered = 0  # commands that were sent on it
-        self.led: dict[str, Led] = {}
+        self.led: dict[str, LedModel] = {}
         self._last_terms: dict[str, int] = {}  # of the models that it has led
-        self._heart = Heart(self, Link(url, settings.redis_timeout))
+        self._heartbeat = LeaderHeartbeat(self, Link(url, settings.redis_timeout))
+        self._saver = Saver(Link(url, settings.redis_timeout))
         self._candidates = Candidates(settings.lease_seconds)
         self._bench = Bench()
         self._holder = identity()
@@ -51,7 +59,7 @@ class Learner:
     def run(self) -> None:
         """Learn until `stop()` is called, then snapshot and give up the lead of every model."""
         self._warm_up()
-        self._heart.start()
+        self._heartbeat.start()
         while not self._stopping:
             try:
                 self.step()
@@ -60,8 +68,9 @@ class Learner:
             except StoreError as error:  # an answer that no single model can be blamed for yet
                 log.exception("an answer of Redis that nobody expected")
                 self._disconnected(error)
-        self._heart.stop()
+        self._heartbeat.stop()
         self._hand_over()
+        self._saver.stop()
 
     def stop(self) -> None:
         """Let `run` end after its current round. Only sets a flag: safe in a signal handler."""
@@ -97,7 +106,7 @@ class Learner:
             compiling.join(BEAT)
 
     @contextmanager
-    def _only(self, led: Led) -> Iterator[None]:
+    def _only(self, led: LedModel) -> Iterator[None]:
         """What goes wrong with one model stays with it: it is dropped and told of, the others are led on."""
         try:
             yield
@@ -132,7 +141,7 @@ class Learner:
                 self._last_terms[name] = term
                 self._take_over(name, meta, term)
 
-    def _look_at_unlisted(self, led: Led) -> None:
+    def _look_at_unlisted(self, led: LedModel) -> None:
         """Drop a model that is not listed as it was, unless it is there all the same: then list it."""
         found = models.describe(self.link, [led.name])[led.name]
         models.relist(self.link, led.name)
@@ -141,7 +150,7 @@ class Learner:
 
     def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
         try:
-            led = Led.load(self.settings, self.link, name, meta, term)
+            led = LedModel.load(self.settings, self.link, self._saver, name, meta, term)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
@@ -149,26 +158,13 @@ class Learner:
             self._give_up(name, meta.generation, term, error)
             return
         self.led[name] = led
-        with self._only(led):
-            self._catch_up(led)
-            self._bench.leave(name)
-            log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
+        log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
 
-    def _catch_up(self, led: Led) -> None:
-        """Apply the whole tail of the log, before any weights are published."""
-        while not self._stopping:
-            entries = read_after(self.link, led.name, led.log_id, ENTRIES_AT_ONCE)
-            if not entries:
-                return
-            for group in grouped(entries):
-                self._send(led.apply(group))
-            self.progress_at = time.monotonic()
-
-    def _drop(self, led: Led, why: str) -> None:
+    def _drop(self, led: LedModel, why: str) -> None:
         self.led.pop(led.name, None)
         log.warning("leads no longer", model=led.name, term=led.term, why=why)
 
-    def _lose(self, led: Led) -> None:
+    def _lose(self, led: LedModel) -> None:
         """Leave a model to the learner that leads it. If Redis came back older, that one is to start a new timeline."""
         token = token_at(self.link, led.name, led.log_id)
         is_gone = None not in (token, led.token) and token != led.token
@@ -184,7 +180,7 @@ class Learner:
         with suppress(StoreError):
             lease.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
 
-    def _why_gone(self, led: Led) -> str:
+    def _why_gone(self, led: LedModel) -> str:
         if models.was_deleted(self.link, led.generation):
             return "the model was deleted"
         log.error("Redis has lost a model: it came back empty or older", model=led.name, step=led.model.step)
@@ -195,30 +191,45 @@ class Learner:
     def _read_and_learn(self) -> None:
         for led in list(self.led.values()):
             with self._only(led):
+                led.settle()
                 self._send_with_weights(led, [])
-        if self.led:
-            self._read_logs()
+        self._read_logs([led for led in self.led.values() if not led.queue])
+        seconds = self._turn_seconds()
         for led in list(self.led.values()):
-            if led.snapshot_due():
-                self._snapshot(led)
+            with self._only(led):
+                if led.queue:
+                    self._take_turn(led, seconds)
+                if led.snapshot_due():
+                    led.begin_snapshot()
 
-    def _read_logs(self) -> None:
-        """Read what comes after what was applied, and learn it. Answers to what was sent before come first."""
-        positions = {name: led.log_id for name, led in self.led.items()}
-        if self._crowded:
+    def _turn_seconds(self) -> float:
+        """How long one model may learn before the next has its turn: less, where several have something to learn."""
+        since = time.monotonic() - RECENT
+        return ALONE if sum(led.read_at > since for led in self.led.values()) < 2 else SHARED
+
+    def _read_logs(self, leds: list[LedModel]) -> None:
+        """Read what comes next of models that have nothing queued; wait for it if that is so for all."""
+        if not leds:
+            return
+        wait = len(leds) == len(self.led)
+        if self._crowded and wait:
             time.sleep(GATHER)
-        self._send([read_command(positions, ENTRIES_AT_ONCE, WAIT)])
-        self._publish_while_waiting()
+        positions = {led.name: led.read_id for led in leds}
+        most = max(led.entry_bytes for led in leds)
+        count = max(1, min(ENTRIES_AT_ONCE, int(BYTES_AT_ONCE / most))) if most else ENTRIES_AT_ONCE
+        self._send([read_command(positions, count, WAIT if wait else None)])
+        if wait:
+            self._publish_while_waiting()
         answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
         read = parse_read(list(positions), answer)
         self._crowded = 1 < sum(map(len, read.values())) < ENOUGH
+        now = time.monotonic()
         for name, entries in read.items():
-            led = self.led[name]
+            led = self.led.get(name)  # it may have been lost meanwhile
+            if led is None:
+                continue
             with self._only(led):
-                try:
-                    self._apply(led, parse_entries(entries))
-                except LogGap as error:
-                    self._reload(led, str(error))
+                led.read(parse_entries(entries), now)
 
     def _publish_while_waiting(self) -> None:
         """Publish what is held back when it falls due, although no entries come.
@@ -237,13 +248,21 @@ class Learner:
                         with led.publish_cost.measured():
                             self.link.call_many([led.publication()])
 
-    def _apply(self, led: Led, entries: list[Entry]) -> None:
-        for group in grouped(entries):
-            commands = led.apply(group)
-            failpoints.reach("after-step")
-            self._send_with_weights(led, commands)
+    def _take_turn(self, led: LedModel, seconds: float) -> None:
+        try:
+            commands = led.take_turn(seconds)
+        except LogGap as error:
+            if led.log_id == led.gap_at:
+                raise  # the gap is still there: to load it once more would not help
+            self._reload(led, str(error))
+            self.led[led.name].gap_at = led.log_id
+            return
+        failpoints.reach("after-step")
+        self._send_with_weights(led, commands)
+        if led.position_id >= led.silent_until:
+            self._bench.leave(led.name)
 
-    def _send_with_weights(self, led: Led, commands: list[tuple[object, ...]]) -> None:
+    def _send_with_weights(self, led: LedModel, commands: list[tuple[object, ...]]) -> None:
         """Send commands, and the model's weights with them if that is due: web processes wake once for both."""
         if not led.publication_is_due:
             return self._send(commands)
@@ -267,21 +286,17 @@ class Learner:
         due = [led.publication_due_at() for led in self.led.values()]
         return max(0.001, min([WAIT, *(at - now for at in due if at is not None)]))
 
-    def _snapshot(self, led: Led) -> None:
-        with self._only(led):
-            try:
-                led.snapshot(self.link)
-            except (
-                StoreFull
-            ) as error:  # the lead is kept, the log too; the next try is due like a next snapshot
-                led.snapshot_at = time.monotonic()
-                log.error("no snapshot", model=led.name, error=str(error))
-
     def _hand_over(self) -> None:
+        self._saver.hurry()
         for led in list(self.led.values()):
             try:
+                while led.learned:  # the rest of an entry: a state is kept of whole ones
+                    led.take_turn(ALONE)
+                if led.saving is not None:
+                    self._saver.wait(led.saving)
                 if led.snapshot_id != led.log_id:
-                    led.snapshot(self.link)
+                    self._saver.wait(led.begin_snapshot())
+                led.settle()
                 lease.release(self.link, led.name, led.generation, led.term)
             except StoreError as error:
                 log.warning("could not hand over", model=led.name, error=str(error) or type(error).__name__)
@@ -320,7 +335,7 @@ class Learner:
         self._connected = True
         log.info("Redis is back")
 
-    def _reload(self, led: Led, why: str) -> None:
+    def _reload(self, led: LedModel, why: str) -> None:
         """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""
         log.error("new timeline", model=led.name, step=led.model.step, why=why)
         timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
@@ -328,12 +343,11 @@ class Learner:
         if found is None:
             self._drop(led, self._why_gone(led))
             return
-        fresh = Led.load(self.settings, self.link, led.name, found[0], led.term)
+        fresh = LedModel.load(self.settings, self.link, self._saver, led.name, found[0], led.term)
         fresh.timeline = timeline
         self.led[led.name] = fresh
-        self._catch_up(fresh)
 
-    def _renew(self, led: Led) -> None:
+    def _renew(self, led: LedModel) -> None:
         """Start the new timeline that a web process asks for: it has seen more than Redis and this learner know of."""
         least, led.renew = led.renew, 0
         if led.timeline < least:

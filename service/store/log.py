@@ -65,11 +65,15 @@ class Entry:
         )
 
 
-def read_command(positions: dict[str, LogId], count: int, block_seconds: float) -> tuple[object, ...]:
-    """The command that reads at most `count` entries of each log after its position, waiting for the first."""
+def read_command(positions: dict[str, LogId], count: int, wait: float | None) -> tuple[object, ...]:
+    """The command that reads at most `count` entries of each log after its position.
+
+    It waits so many seconds for the first; None: not at all.
+    """
     streams = [keys.log(name) for name in positions]
+    block = () if wait is None else ("BLOCK", max(1, round(wait * 1000)))
     return (
-        *("XREAD", "COUNT", count, "BLOCK", max(1, round(block_seconds * 1000)), "STREAMS"),
+        *("XREAD", "COUNT", count, *block, "STREAMS"),
         *streams,
         *map(str, positions.values()),
     )

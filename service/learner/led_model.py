@@ -1,0 +1,389 @@
+"""One model under a learner's lead: its state, and how far in the log it is."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from prometheus_client import Histogram
+from pydantic_core import to_json
+
+from model import Learned, ModelSpec, OnlineModel
+from service import failpoints
+from service.counters import PUBLICATIONS, SNAPSHOTS
+from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
+from service.learner.log_sizes import LogSizes
+from service.learner.saving import Saver, Saving
+from service.logs import log
+from service.replay.applying import follows
+from service.replay.commands import REPLACING, Sources, hyperparameters, obey
+from service.settings import Settings
+from service.store import checkpoints, lease, models, refusals, snapshots
+from service.store.blocks import Block, join
+from service.store.checkpoints import Checkpoint, Reason
+from service.store.connection import Link
+from service.store.lease import Fence
+from service.store.log import START, Entry, LogId, sizes, token_at
+from service.store.messages import Publication, Result, publish_command, publish_results_command
+from service.store.refusals import Refusal
+
+ROWS_AT_ONCE = 4096  # learned between two publications, at most
+FIRST_ROWS = 128  # learned in a turn before it is known what a row costs
+SNAPSHOT_SHARE = 20  # a snapshot is due after this many times its own cost
+ACTIONS: dict[str, Reason] = {"promote": "promotion", "rollback": "rollback", "weights": "weights"}
+PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
+
+
+class Cost:
+    """What something costs, in seconds by the clock: the lesser of its last two times, so that one pause is no cost."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._last = deque([0.0], maxlen=2)
+        self._histogram = histogram
+
+    @property
+    def seconds(self) -> float:
+        """The cost now."""
+        return min(self._last)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure it once more."""
+        started = time.monotonic()
+        yield
+        self.note(time.monotonic() - started)
+
+    def note(self, seconds: float) -> None:
+        """Note what it cost this time."""
+        self._last.append(seconds)
+        self._histogram.observe(seconds)
+
+
+@dataclass
+class LedModel:
+    """A model that a learner leads.
+
+    Entries of the log are queued as they are read, and applied in turns of bounded time: a slow model does not hold up
+    the others.
+    """
+
+    settings: Settings
+    link: Link
+    saver: Saver
+    name: str
+    generation: bytes
+    term: int
+    timeline: int
+    model: OnlineModel
+    log_id: LogId  # of the last entry that was applied as a whole
+    token: bytes | None  # of that entry
+    queue: deque[Entry] = field(default_factory=deque)  # entries that are to be applied
+    gap_at: LogId | None = (
+        None  # of the last entry before a gap in the log for which the model was loaded anew
+    )
+    read_id: LogId = START  # of the last entry that was read
+    read_at: float = -math.inf  # when the last entry was read
+    entry_bytes: float = 0.0  # of the entries that were read last, on average
+    learned: list[Learned] = field(
+        default_factory=list
+    )  # of the first rows of an entry that is applied in parts
+    row_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=2))  # what a row cost
+    silent_until: LogId = (
+        START  # the tail of the log at the takeover: nothing is published before it is applied
+    )
+    published: LogId = START  # log id of the last publication
+    published_at: float = 0.0
+    publish_cost: Cost = field(default_factory=lambda: Cost(PUBLICATIONS))  # with sending it
+    snapshot_id: LogId = START
+    snapshot_at: float = 0.0
+    snapshot_cost: Cost = field(default_factory=lambda: Cost(SNAPSHOTS))  # with Redis's part in it
+    saving: Saving | None = None  # the snapshot that is being written
+    rebuilt: bool = False  # the spec is not the one that the model was created by
+    checkpoint_position: int = 0
+    checkpoint_at: float = field(default_factory=time.monotonic)
+    sizes: LogSizes = field(default_factory=LogSizes)
+    republish: bool = True  # publish even though nothing is new
+    lost: bool = False  # set by the heartbeat when another learner leads
+    renew: int = 0  # least number of the new timeline that a web process asks for; set by the heartbeat
+    failure: Exception | None = None  # what went wrong while a checkpoint was written
+    _capture_seconds: float = 0.0  # of the snapshot that is being written
+
+    @classmethod
+    def load(
+        cls, settings: Settings, link: Link, saver: Saver, name: str, meta: models.Meta, term: int
+    ) -> "LedModel":
+        """The model as its newest snapshot has it; without one, as it was created."""
+        spec = ModelSpec.model_validate_json(meta.spec)
+        snapshot = snapshots.load(link, name, meta.generation)
+        model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+        log_id = START if snapshot is None else snapshot.log_id
+        token = token_at(link, name, log_id) if snapshot is None or snapshot.token is None else snapshot.token
+        led = cls(settings, link, saver, name, meta.generation, term, meta.timeline, model, log_id, token)
+        led.snapshot_id = led.published = led.read_id = log_id
+        led.silent_until = meta.head
+        led.rebuilt = model.spec != spec
+        for made in checkpoints.list_all(link, name):
+            led.checkpoint_position = max(led.checkpoint_position, made.step)
+        for position, size in sizes(link, name):
+            led.sizes.note(position, size, model.spec)
+        return led
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self.model.spec
+
+    # -- the log ---------------------------------------------------------------------------------------------
+
+    def read(self, entries: list[Entry], now: float) -> None:
+        """Queue entries that were read. Raises WrongGeneration for those of a model that took this one's name."""
+        for entry in entries:
+            if not self.generation.startswith(entry.generation):
+                raise WrongGeneration(self.name)
+        size = self.sizes.newest if not self.queue else self.queue[-1].size
+        self.entry_bytes = max(0, entries[-1].size - size) / len(entries)
+        self.queue.extend(entries)
+        self.read_id, self.read_at = entries[-1].log_id, now
+
+    @property
+    def position_id(self) -> LogId:
+        """The log id up to which the model has learned, which may be within an entry."""
+        taken = sum(len(part.losses) for part in self.learned)
+        return LogId(self.log_id.position + taken, 0) if taken else self.log_id
+
+    def take_turn(self, seconds: float) -> list[tuple[object, ...]]:
+        """Apply what is queued, about so many seconds' worth. Returns the commands that publish results.
+
+        Raises LogGap.
+        """
+        entry = self.queue[0]
+        if not self.learned and not follows(self.log_id, entry):
+            raise LogGap(f"after {self.log_id} comes {entry.log_id}")
+        if entry.command is not None:
+            self._obey(entry)
+            self._advance([self.queue.popleft()])
+            return []
+        rows = self._rows_within(seconds)
+        if self.learned or len(entry.block) > rows:
+            return self._learn_part(entry, rows)
+        entries = [self.queue.popleft()]
+        rows -= len(entry.block)
+        while self.queue and follows(entries[-1].log_id, self.queue[0]) and not self.queue[0].command:
+            rows -= len(self.queue[0].block)
+            if rows < 0:
+                break
+            entries.append(self.queue.popleft())
+        return self._finish(entries, self._learn(join([each.block for each in entries], self.spec.outputs)))
+
+    def _rows_within(self, seconds: float) -> int:
+        """How many rows are learned within a time, as far as is known."""
+        if not self.row_seconds:
+            return FIRST_ROWS
+        cost = min(self.row_seconds)
+        return ROWS_AT_ONCE if cost * ROWS_AT_ONCE <= seconds else max(1, int(seconds / cost))
+
+    def _learn(self, block: Block) -> Learned:
+        started = time.monotonic()
+        learned = self.model.learn(block.features, block.labels, block.weights, block.served)
+        self.row_seconds.append((time.monotonic() - started) / len(block))
+        return learned
+
+    def _learn_part(self, entry: Entry, rows: int) -> list[tuple[object, ...]]:
+        """Learn the next rows of an entry."""
+        taken = self.position_id.position - self.log_id.position
+        self.learned.append(self._learn(entry.block.take(slice(taken, taken + rows))))
+        if taken + rows < len(entry.block):
+            return []
+        parts, self.learned = self.learned, []
+        whole = Learned(
+            np.concatenate([part.predictions for part in parts]),
+            np.concatenate([part.losses for part in parts]),
+            np.concatenate([part.skipped for part in parts]),
+        )
+        return self._finish([self.queue.popleft()], whole)
+
+    def _finish(self, entries: list[Entry], learned: Learned) -> list[tuple[object, ...]]:
+        """Note that entries are applied; returns the commands that publish their results."""
+        self._advance(entries)
+        waiting: dict[bytes, list[Result]] = {}
+        start = 0
+        for entry in entries:
+            rows = slice(start, start + len(entry.block))
+            start = rows.stop
+            if entry.web:
+                waiting.setdefault(entry.web, []).append(
+                    Result(
+                        self.generation,
+                        entry.token,
+                        entry.log_id.position,
+                        learned.predictions[rows],
+                        learned.losses[rows],
+                        learned.skipped[rows],
+                    )
+                )
+        return [publish_results_command(web, results) for web, results in waiting.items()]
+
+    def _advance(self, entries: list[Entry]) -> None:
+        self.log_id, self.token = entries[-1].log_id, entries[-1].token
+        for entry in entries:
+            self.sizes.note(entry.log_id.position, entry.size, self.spec)
+        if self._checkpoint_due():
+            self._keep_checkpoint(self.log_id, "periodic", "")
+
+    def _obey(self, entry: Entry) -> None:
+        assert entry.command is not None
+        action = entry.command["do"]
+        if action == "checkpoint":
+            self._keep_checkpoint(entry.log_id, "requested", entry.command["note"])
+        elif action in REPLACING:
+            self._keep_checkpoint(entry.log_id, ACTIONS[action], "")
+        if action == "promote":
+            failpoints.reach("before-promotion")
+        try:
+            model = obey(self.model, entry, Sources(self.link, self.name))
+        except CommandRefused as error:
+            self._refuse(entry, error)
+            return
+        if model.spec != self.spec:
+            self._note_rebuild(entry, model.spec)
+        self.model = model
+        if action == "promote":
+            failpoints.reach("after-promotion")
+        self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
+
+    def _refuse(self, entry: Entry, error: CommandRefused) -> None:
+        """Record that a command cannot be carried out, and go on without it. Raises StoreUnavailable."""
+        assert entry.command is not None
+        log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
+        refusal = Refusal(
+            str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
+        )
+        with self._noticing_loss():
+            refusals.record(self.link, self._fence(entry.log_id, entry.token), refusal)
+        self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
+
+    def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:
+        self.rebuilt = True
+        with self._noticing_loss():
+            lease.note_rebuild(self.link, self._fence(entry.log_id, entry.token), spec.model_dump_json())
+
+    def _fence(self, log_id: LogId, token: bytes | None) -> Fence:
+        """What is shown with a write that is about the entry at a log id."""
+        return Fence(self.name, self.generation, self.term, self.timeline, log_id, token)
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Note that another learner leads, should a write be refused for that."""
+        try:
+            yield
+        except TermLost:
+            self.lost = True
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        """Whether so many observations or seconds have passed since the last checkpoint."""
+        rows, seconds = self.settings.checkpoint_observations, self.settings.checkpoint_seconds
+        fresh = self.log_id.position - self.checkpoint_position
+        if rows and fresh >= rows:
+            return True
+        return bool(seconds and fresh and time.monotonic() - self.checkpoint_at >= seconds)
+
+    def _keep_checkpoint(self, at: LogId, reason: Reason, note: str) -> None:
+        """Keep the state as it is under the log id `at`. It is written beside; a later snapshot waits for it."""
+        capture, fence = self.model.capture(), self._fence(self.log_id, self.token)
+        created = time.time()
+
+        def write(link: Link) -> None:
+            state = capture()
+            made = Checkpoint(
+                str(at), str(fence.log_id), fence.log_id.position, created, reason, note, len(state)
+            )
+            try:
+                checkpoints.save(link, fence, made, state, self.settings.checkpoints)
+            except StoreFull as error:
+                log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                self.failure = error
+                raise
+
+        self.saver.submit(Saving(write, must=True))
+        self.checkpoint_position, self.checkpoint_at = self.log_id.position, time.monotonic()
+
+    # -- publishing and keeping ------------------------------------------------------------------------------
+
+    def publication_due_at(self) -> float | None:
+        """The monotonic time from which a publication is due; None if nothing is new."""
+        if self.position_id < self.silent_until or (
+            self.published == self.position_id and not self.republish
+        ):
+            return None
+        return self.published_at + max(
+            self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost.seconds
+        )
+
+    @property
+    def publication_is_due(self) -> bool:
+        """Whether the weights are to be published now."""
+        due_at = self.publication_due_at()
+        return due_at is not None and due_at <= time.monotonic()
+
+    def publication(self) -> tuple[object, ...]:
+        """The command that publishes the weights as they are."""
+        publication = Publication(
+            self.generation,
+            self.timeline,
+            self.term,
+            self.position_id,
+            to_json(self.model.metrics()),
+            self.model.predictor_bytes(),
+            self.spec.model_dump_json().encode() if self.rebuilt else b"",
+            to_json(hyperparameters(self.model)),
+        )
+        self.published, self.published_at, self.republish = self.position_id, time.monotonic(), False
+        return publish_command(self.name, publication)
+
+    def snapshot_due(self) -> bool:
+        """Whether there is something new to keep, and long enough after the last snapshot."""
+        if self.learned or self.saving is not None or self.snapshot_id == self.log_id:
+            return False
+        interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost.seconds)
+        return time.monotonic() - self.snapshot_at >= interval
+
+    def begin_snapshot(self) -> Saving:
+        """Capture the state and let it be written beside: `settle` sees what came of it."""
+        started = time.monotonic()
+        capture, fence = self.model.capture(), self._fence(self.log_id, self.token)
+        loss = self.model.metrics()["window"]["loss"]
+        below = self.sizes.trim_below(self.log_id.position, self.spec)
+        keep = snapshots.Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
+        self._capture_seconds = time.monotonic() - started
+
+        def write(link: Link) -> None:
+            snapshots.save(link, fence, capture(), loss, keep)
+            self.snapshot_id = fence.log_id
+
+        self.snapshot_at = time.monotonic()
+        self.saving = self.saver.submit(Saving(write, must=False))
+        return self.saving
+
+    def settle(self) -> None:
+        """Deal with what came of states that were written beside. Raises TermLost, StaleWrite."""
+        if self.failure is not None:
+            raise self.failure
+        if self.saving is None or not self.saving.is_done:
+            return
+        saving, self.saving = self.saving, None
+        if saving.error is None:
+            self.snapshot_cost.note(self._capture_seconds + saving.seconds)
+        elif isinstance(
+            saving.error, StoreFull
+        ):  # the lead is kept, the log too; the next try is due like a next snapshot
+            log.error("no snapshot", model=self.name, error=str(saving.error))
+        elif not isinstance(saving.error, StoreUnavailable):
+            raise saving.error

@@ -1,0 +1,98 @@
+"""Snapshots and checkpoints are written in a thread of their own: the models go on learning meanwhile."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from service.errors import StoreUnavailable
+from service.store.connection import Link
+
+AGAIN = 0.2  # seconds until a write that must not be left out is tried again
+FINISH = 20.0  # seconds that a stop waits for what is still to be written
+
+
+class Saving:
+    """One write. `write` serialises a captured state and sends it; if it `must` be, it is tried until Redis answers."""
+
+    def __init__(self, write: Callable[[Link], None], must: bool) -> None:
+        self.write = write
+        self.must = must
+        self.seconds = 0.0  # that it took
+        self.error: Exception | None = None
+        self.is_done = False
+
+
+class Saver(threading.Thread):
+    """Writes one after another, in order: a checkpoint is stored before any snapshot that was captured later.
+
+    The scripts refuse a write by a learner that leads no longer, and one that has come too late.
+    """
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(name="saver", daemon=True)
+        self._link = link
+        self._waiting: deque[Saving] = deque()
+        self._changed = threading.Condition()
+        self._has_begun = False
+        self._stopping = False
+        self._is_patient = True
+
+    def submit(self, saving: Saving) -> Saving:
+        """Let something be written."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.start()
+        with self._changed:
+            self._waiting.append(saving)
+            self._changed.notify_all()
+        return saving
+
+    def hurry(self) -> None:
+        """Try nothing again from now on: the process is to end."""
+        self._is_patient = False
+
+    def wait(self, saving: Saving, seconds: float = FINISH) -> bool:
+        """Wait until something is written; False if it is not within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: saving.is_done, seconds)
+
+    def run(self) -> None:
+        """Write until stopped, and then what is left."""
+        while (saving := self._next()) is not None:
+            self._write(saving)
+            with self._changed:
+                saving.is_done = True
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Write what is left, and end."""
+        self.hurry()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._has_begun:
+            self.join(FINISH)
+
+    def _next(self) -> Saving | None:
+        with self._changed:
+            while not self._waiting and not self._stopping:
+                self._changed.wait()
+            return self._waiting.popleft() if self._waiting else None
+
+    def _write(self, saving: Saving) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                saving.write(self._link)
+                return
+            except StoreUnavailable as error:
+                saving.error = error
+                if not (saving.must and self._is_patient):
+                    return
+                time.sleep(AGAIN)
+            except Exception as error:  # noqa: BLE001 - the learner's main thread deals with it
+                saving.error = error
+                return
+            finally:
+                saving.seconds = time.monotonic() - started

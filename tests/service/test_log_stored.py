@@ -9,13 +9,14 @@ import pytest
 
 from model import ModelSpec
 from service.errors import LogGap, WrongGeneration
-from service.learner.led import Led
+from service.learner.led_model import LedModel
+from service.learner.saving import Saver
 from service.settings import Settings
 from service.store import models
 from service.store.appending import Append, Appended, append
 from service.store.blocks import Block
 from service.store.connection import Link
-from service.store.log import LogId, read_after
+from service.store.log import Entry, LogId, read_after
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import LIMITS, Stored
@@ -108,37 +109,46 @@ def test_the_log_keeps_what_a_promotion_that_is_to_come_needs(stored: Stored) ->
     assert positions(stored)[0] == 8
 
 
+def apply(led: LedModel, entries: list[Entry]) -> None:
+    """Let a learner's model apply entries as they are read."""
+    led.read(entries, 0.0)
+    while led.queue:
+        led.take_turn(1.0)
+
+
 @pytest.fixture
-def led(stored: Stored, tmp_path: Path) -> Led:
+def led(stored: Stored, tmp_path: Path) -> LedModel:
     """A learner's view of a model with three observations, two of them applied."""
     for _ in range(3):
         stored.append()
     meta, _ = stored.described()
-    made = Led.load(Settings(data_dir=tmp_path), stored.link, stored.name, meta, stored.lead())
-    made.apply([stored.entry(LogId(1, 0)), stored.entry(LogId(2, 0))])
+    made = LedModel.load(
+        Settings(data_dir=tmp_path), stored.link, Saver(stored.link), stored.name, meta, stored.lead()
+    )
+    apply(made, [stored.entry(LogId(1, 0)), stored.entry(LogId(2, 0))])
     return made
 
 
-def test_a_learner_notices_that_an_observation_is_missing(stored: Stored, led: Led) -> None:
+def test_a_learner_notices_that_an_observation_is_missing(stored: Stored, led: LedModel) -> None:
     stored.append()
     with pytest.raises(LogGap):
-        led.apply([stored.entry(LogId(4, 0))])
+        apply(led, [stored.entry(LogId(4, 0))])
     assert led.log_id == (2, 0)
     assert led.model.step == 2
 
 
-def test_a_learner_notices_that_a_command_is_missing(stored: Stored, led: Led) -> None:
+def test_a_learner_notices_that_a_command_is_missing(stored: Stored, led: LedModel) -> None:
     for _ in range(2):
         stored.command(do="set", learning_rate=0.5)
-    led.apply([stored.entry(LogId(3, 0))])
+    apply(led, [stored.entry(LogId(3, 0))])
     before = led.model.learning_rate
     with pytest.raises(LogGap):
-        led.apply([stored.entry(LogId(3, 2))])
+        apply(led, [stored.entry(LogId(3, 2))])
     assert led.model.learning_rate == before
 
 
-def test_a_learner_takes_no_entry_of_another_generation(stored: Stored, led: Led) -> None:
+def test_a_learner_takes_no_entry_of_another_generation(stored: Stored, led: LedModel) -> None:
     foreign = replace(stored.entry(LogId(3, 0)), generation=b"another")
     with pytest.raises(WrongGeneration):
-        led.apply([foreign])
+        apply(led, [foreign])
     assert led.model.step == 2

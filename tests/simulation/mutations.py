@@ -143,14 +143,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a command that cannot be obeyed stops the learner",
-        "service/learner/led.py",
+        "service/learner/led_model.py",
         "except CommandRefused as error:",
         "except ZeroDivisionError as error:",
     ),
     Mutation(
         "learner misses a gap in the log",
-        "service/learner/led.py",
-        "if self.log_id.position + len(block) != last.position:",
+        "service/learner/led_model.py",
+        "if not self.learned and not follows(self.log_id, entry):",
         "if False:",
     ),
 ]

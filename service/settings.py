@@ -19,7 +19,7 @@ PREFIX = "FRESHET_"
 FILE = "_FILE"
 """A variable with this at its end names a file that holds the setting."""
 
-FORMER: dict[str, str] = {}
+FORMER = {"FRESHET_REMEMBERED": "FRESHET_DEDUP_WINDOW"}
 """Variables of the version before, and what they are called now."""
 
 RETIRED = {
@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="folder of the embedded server's files and socket")
     appendfsync: Literal["always", "everysec"] = Field(
-        "always", description="when the embedded server syncs its log to disk; `everysec` can lose a second"
+        "always",
+        description="when the embedded server writes its log to disk; `everysec` may lose the last second",
     )
     maxmemory: str = Field(
         "50%",
@@ -99,11 +100,13 @@ class Settings(BaseSettings):
         None, description="PEM file of the web server's certificate chain; unset: plain HTTP"
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
-    access_log: bool = Field(False, description="log every request")
+    access_log: bool = Field(False, description="whether to log every request")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
+        "info", description="lowest level that is logged"
     )
-    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="form of log lines: for people, or one JSON object a line"
+    )
 
     apply_timeout: float = Field(
         2.0, gt=0, description="seconds that feedback or `min_step` waits; then 202 or 503"
@@ -111,48 +114,54 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(1.0, gt=0, description="seconds after which a request gives up on Redis")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest JSON body, in bytes")
     max_line_bytes: int = Field(2**20, ge=1024, description="longest line of an NDJSON stream, in bytes")
-    max_rows: int = Field(4096, ge=1, le=4096, description="most instances or observations in one JSON body")
-    max_models: int = Field(1000, ge=1, description="most models")
-    max_total_parameters: int = Field(
-        100_000_000, ge=1, description="most weights and biases of all networks together"
+    max_rows: int = Field(
+        4096, ge=1, le=4096, description="maximum instances or observations in one JSON body"
     )
-    max_parameters: int = Field(5_000_000, ge=1, description="most weights and biases of one network")
+    max_models: int = Field(1000, ge=1, description="maximum number of models")
+    max_total_parameters: int = Field(
+        100_000_000, ge=1, description="maximum weights and biases of all models together"
+    )
+    max_parameters: int = Field(5_000_000, ge=1, description="maximum weights and biases of one model")
 
-    remembered: int = Field(
-        1_000_000, ge=1, description="observations within which an id or a token is recognised as seen"
+    dedup_window: int = Field(
+        1_000_000,
+        ge=1,
+        description="deduplication window: an id or token is recognised within so many observations",
     )
     max_lag: int = Field(
-        100_000, ge=1, description="observations that may be unapplied before feedback gets 429"
+        100_000, ge=1, description="unapplied observations of a model above which feedback gets 429"
     )
     label_ttl: float = Field(
-        86_400.0, gt=0, description="seconds that a prediction with an id awaits its label, at most"
+        86_400.0, gt=0, description="seconds that a prediction with an id waits for its label"
     )
     label_bytes: int = Field(
-        64 * 2**20, ge=2**16, description="bytes of a model's predictions that await their labels"
+        64 * 2**20,
+        ge=2**16,
+        description="bytes of a model's predictions that wait for labels; the oldest go first",
     )
     answer_bytes: int = Field(
         32 * 2**20,
         ge=2**12,
-        description="bytes of a model's answers that are kept for repeated Idempotency-Keys",
+        description="bytes of a model's answers kept for repeated Idempotency-Keys",
     )
     lease_seconds: float = Field(
-        2.0, gt=0.2, description="seconds without a heartbeat until another learner takes over"
+        2.0, gt=0.2, description="seconds without a heartbeat after which another learner takes over"
     )
-    snapshot_seconds: float = Field(1.0, gt=0, description="least seconds between two snapshots of a model")
+    snapshot_seconds: float = Field(1.0, gt=0, description="minimum seconds between snapshots of a model")
     publish_seconds: float = Field(
-        0.005, gt=0, description="least seconds between two publications of a model's weights"
+        0.005, gt=0, description="minimum seconds between publications of a model's weights"
     )
-    checkpoints: int = Field(10, ge=1, le=1000, description="checkpoints of a model that are kept")
+    checkpoints: int = Field(10, ge=1, le=1000, description="checkpoints kept of each model")
     checkpoint_observations: int = Field(
-        10_000, ge=0, description="observations after which a checkpoint is made; 0: never"
+        10_000, ge=0, description="observations between checkpoints; 0: none"
     )
     checkpoint_seconds: float = Field(
-        0.0, ge=0, description="seconds after which a checkpoint is made, if there is anything new; 0: never"
+        0.0, ge=0, description="seconds between checkpoints, if anything is new; 0: none"
     )
     trainers: int = Field(1, ge=0, description="trainer processes of `freshet serve`")
-    trainer_nice: int = Field(10, ge=0, le=19, description="how much less urgent a trainer is to the machine")
-    max_epochs: int = Field(1000, ge=1, description="most epochs of one retraining")
-    max_job_seconds: int = Field(6 * 3600, ge=1, description="seconds after which a retraining is given up")
+    trainer_nice: int = Field(10, ge=0, le=19, description="nice value of trainer processes")
+    max_epochs: int = Field(1000, ge=1, description="maximum epochs of one retraining")
+    max_job_seconds: int = Field(6 * 3600, ge=1, description="maximum seconds of one retraining")
     failpoint: str | None = Field(
         None, description="for tests: where a process kills itself, such as `after-append:3`"
     )

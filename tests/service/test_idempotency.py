@@ -176,7 +176,7 @@ def test_a_stream_that_was_cut_goes_on_after_its_last_appended_line(api: Api, na
 
 @pytest.mark.slow
 def test_a_key_is_known_through_a_restart_and_forgotten_after_many_observations(folder: Path) -> None:
-    with running(folder, web_workers=1, remembered=100) as server:
+    with running(folder, web_workers=1, dedup_window=100) as server:
         server.api("PUT", "/v1/models/m", SPEC)
         first = feed(server.api, "m", observation(), "k")
         assert first.status == 200

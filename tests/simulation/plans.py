@@ -165,7 +165,7 @@ def _settings(chance: Random) -> dict[str, Any]:
         "snapshot_seconds": chance.choice([0.1, 0.5, 1.0, 3.0]),
         "publish_seconds": chance.choice([0.005, 0.02, 0.1]),
         "max_lag": chance.choice([4, 50, 1000]),
-        "remembered": chance.choice([100, 100_000]),
+        "dedup_window": chance.choice([100, 100_000]),
         "checkpoints": chance.choice([2, 4]),
         "checkpoint_observations": chance.choice([0, 20]),
         "lease_seconds": chance.choice([0.5, 2.0]),

@@ -73,7 +73,7 @@ class Feedback:
         self._waiting = waiting
         self._pressure = Pressure()
         self._ttl_ms = round(settings.label_ttl * 1000)
-        self._limits = Limits(settings.remembered, settings.max_lag, self._ttl_ms)
+        self._limits = Limits(settings.dedup_window, settings.max_lag, self._ttl_ms)
 
     # -- predictions that await their label -------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """The wheel is whole: installed elsewhere, it serves in a folder that holds nothing of the checkout."""
 
+import re
 import subprocess
 import sys
-import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install", "--no-deps"]
     subprocess.run([*install, "--no-index", str(wheel)], check=True)
     [packages] = (folder / "venv" / "lib").glob("python3*/site-packages")
-    # Our dependencies, but not the checkout: .pth files in a folder that is named in one are not read.
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    link_dependencies(packages)
     return python.parent
+
+
+def link_dependencies(packages: Path) -> None:
+    """Make the pinned dependencies available, and nothing that only the development requirements have."""
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    for name in pinned:
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}:
+            if not (packages / top).exists() and top != "__pycache__":
+                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
 
 
 class InstalledServer(Server):

@@ -101,7 +101,7 @@ class Scheduled:
             return True
         if schedule.when_worse is None or standing.loss is None or stored.best is None:
             return False
-        return observations >= SETTLING and standing.loss > stored.best * schedule.when_worse
+        return standing.loss > stored.best * schedule.when_worse  # noted since it has settled, see `is_best`
 
     def is_best(self, standing: Standing) -> bool:
         """Whether the fading loss is the best since the last firing."""

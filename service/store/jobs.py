@@ -8,6 +8,7 @@ from typing import Any
 
 from service.errors import StoreUnavailable, WrongGeneration
 from service.store import keys, scripts
+from service.store.appending import NewSchedule
 from service.store.connection import Link
 from service.store.log import Entry, LogId
 
@@ -64,19 +65,32 @@ def token_of(job_id: str) -> str:
 
 
 def start(
-    link: Link, name: str, generation: bytes, job_id: str, request: dict[str, Any], digest: str, key: str = ""
+    link: Link,
+    name: str,
+    generation: bytes,
+    job_id: str,
+    request: dict[str, Any],
+    digest: str,
+    key: str = "",
+    schedule: NewSchedule | None = None,
+    put: str | None = None,
 ) -> Started:
     """Start a job, unless the model has one, once for an Idempotency-Key. `digest` is of the body it came with.
 
-    Raises WrongGeneration.
+    With a rebuild `schedule` is set, and `put` noted: the schedule (JSON; "": none) of the PUT that asks for it. Raises
+    WrongGeneration.
     """
     outcome, *busy = link.run(
         scripts.JOB_START,
         [
-            *(keys.meta(name), keys.job(name, job_id), keys.jobs(name)),
+            *(keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)),
             *(*keys.seen(name), *keys.answers(name)),
         ],
-        [generation, job_id, json.dumps(request), digest, keys.job(name, ""), key or job_id],
+        [
+            *(generation, job_id, json.dumps(request), digest, keys.job(name, ""), key or job_id),
+            *(("", "") if schedule is None else schedule.to_arguments()),
+            "" if put is None else f"={put}",
+        ],
     )
     if outcome == b"gone":
         raise WrongGeneration(f"model {name} was deleted")

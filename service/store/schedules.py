@@ -70,6 +70,11 @@ def fire(
     )
 
 
+def note_put(link: Link, name: str, generation: bytes, text: str) -> None:
+    """Note the schedule (JSON; "": none) that a model was PUT with: a repetition of the PUT is known by it."""
+    link.run(scripts.SCHEDULE_PUT, [keys.meta(name)], [generation, text])
+
+
 def note_best(link: Link, name: str, generation: bytes, seen: StoredSchedule, loss: float) -> None:
     """Note the best fading loss since the last firing of a schedule that was seen."""
     keys_of_model = [keys.meta(name), keys.schedule(name)]

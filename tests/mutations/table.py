@@ -234,8 +234,8 @@ MUTATIONS = [
     Mutation(
         "loss judged before it has settled",
         "service/jobs/schedules.py",
-        "return observations >= SETTLING and",
-        "return",
+        "if standing.loss is None or standing.position - self.stored.start < SETTLING:",
+        "if standing.loss is None:",
         SCHEDULES,
     ),
     Mutation(

@@ -343,6 +343,50 @@ def test_a_rebuild_swaps_another_network_in(api: Api, name: str) -> None:
     wait_until(lambda: api("PUT", path, SPEC).status == 200, 5)
 
 
+OTHER = SPEC | {"layers": [{"units": 3}]}
+
+
+def put(api: Api, name: str, spec: dict[str, Any]) -> Answer:
+    return api("PUT", f"/v1/models/{name}?rebuild=true", spec)
+
+
+def test_a_rebuild_sets_its_schedule_once_and_a_repetition_repeats_nothing(api: Api, name: str) -> None:
+    teach(api, name, 100)
+    wanted = OTHER | {"retrain": {"every": 5000, "job": {"epochs": 2}}}
+    first = put(api, name, wanted)
+    assert first.status == 202
+    due = api("GET", f"/v1/models/{name}").body["retrain"]["next_due"]
+    again = put(api, name, wanted)
+    assert (again.status, again.headers.get("Location")) in [(202, first.headers["Location"]), (200, None)]
+    assert finished(api, first.headers["Location"])["result"]["promoted"]
+    wait_until(lambda: put(api, name, wanted).status == 200, 5)
+    assert api("PUT", f"/v1/models/{name}", wanted).status == 200
+    assert api("GET", f"/v1/models/{name}").body["retrain"]["next_due"] == due
+    rarely = OTHER | {"retrain": {"every": 9000}}
+    assert api("PUT", f"/v1/models/{name}", rarely).status == 409
+    assert put(api, name, rarely).status == 200
+    assert api("GET", f"/v1/models/{name}").body["retrain"]["every"] == 9000
+    assert api("PUT", f"/v1/models/{name}", rarely).status == 200
+    assert len(api("GET", f"/v1/models/{name}/jobs").body["jobs"]) == 1
+
+
+def test_a_rebuild_without_a_schedule_leaves_the_one_in_force(api: Api, server: Server) -> None:
+    name = server.create(SPEC | {"retrain": {"every": 5000}})
+    teach(api, name, 100)
+    due = api("GET", f"/v1/models/{name}").body["retrain"]["next_due"]
+    assert finished(api, put(api, name, OTHER).headers["Location"])["result"]["promoted"]
+    wait_until(lambda: api("PUT", f"/v1/models/{name}", OTHER).status == 200, 5)
+    assert api("GET", f"/v1/models/{name}").body["retrain"]["next_due"] == due
+    api("DELETE", f"/v1/models/{name}")
+
+
+def test_a_rebuild_of_a_busy_model_changes_no_schedule(api: Api, name: str) -> None:
+    where = long(api, name)
+    assert put(api, name, OTHER | {"retrain": {"every": 5000}}).status == 409
+    assert api("GET", f"/v1/models/{name}").body["retrain"] is None
+    api("DELETE", where)
+
+
 @pytest.mark.parametrize("change", [{"features": 5}, {"task": "regression"}, {"classes": [False, True]}])
 def test_a_rebuild_keeps_features_and_task(change: dict[str, Any], api: Api, name: str) -> None:
     teach(api, name, 50)

@@ -17,8 +17,11 @@ from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.logs import log
 from service.schemas import Strict, parse, problem
-from service.store import models, pending, refusals, snapshots
+from service.store import jobs, models, pending, refusals, snapshots
+from service.store import schedules as stored_schedules
 from service.store.appending import NewSchedule
+from service.store.jobs import Job
+from service.store.log import LogId
 from service.store.models import Room
 from service.web import loop
 from service.web.access import may_see
@@ -74,7 +77,7 @@ def create(name: str) -> Response:
     if outcome == "different":
         if request.args.get("rebuild") == "true":
             models.resize(link, name, spec.parameter_count, room)
-            return _rebuild(here, served, spec, raw)
+            return _rebuild(here, served, spec, schedule, raw)
         raise Conflict(
             f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
         )
@@ -123,17 +126,47 @@ def _schedule(here: Web, schedule: Schedule | None) -> NewSchedule:
     return NewSchedule(schedule.model_dump_json(), schedules.first_due(here.links.mine(), schedule))
 
 
-def _rebuild(here: Web, served: Served, spec: ModelSpec, raw: bytes) -> Response:
-    """Start a job that trains a model of another spec from the log and swaps it in."""
+def _rebuild(here: Web, served: Served, spec: ModelSpec, schedule: Schedule | None, raw: bytes) -> Response:
+    """Start a job that trains a model of another spec from the log and swaps it in.
+
+    The schedule of its retraining is set at once if it is another one. Without one in the request, or with the one in
+    force, schedules go on as they are.
+    """
     for field in ("task", "features", "classes", "targets"):
         # As JSON: to Python [0, 1] and [false, true] are equal.
         if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
             detail = "a rebuild keeps task, features, classes and targets as they are"
             raise Invalid.at(f"/{field}", detail)
+    link, name = here.links.mine(), served.name
+    scheduled = schedules.load(link, name)
+    is_new = schedule is not None and (scheduled is None or scheduled.schedule != schedule)
+    wanted = _schedule(here, schedule) if is_new else None
+    put = "" if schedule is None else schedule.model_dump_json()
+    if served.spec == spec:  # only the schedule is another one
+        if wanted is not None:
+            order(here, served, None, idempotency_key(), schedule=wanted)
+        stored_schedules.note_put(link, name, served.generation, put)
+        return answer(_described(here, served))
+    job = _rebuild_under_way(here, served, spec)
+    if job is not None:
+        return retrain.accepted(job)
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(here, served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
-    return retrain.start(here, served, asked, idempotency_key(), raw)
+    return retrain.start(here, served, asked, idempotency_key(), raw, wanted, put)
+
+
+def _rebuild_under_way(here: Web, served: Served, spec: ModelSpec) -> Job | None:
+    """The model's newest job if it is a rebuild to this spec, and the learner has not carried it out yet."""
+    link, name = here.links.mine(), served.name
+    newest = next(iter(jobs.history(link, name)), None)
+    if newest is None or newest.request.get("spec") != spec.model_dump(mode="json"):
+        return None
+    if newest.log_id is None:
+        return None if newest.state in jobs.ENDED else newest
+    place = snapshots.place(link, name, served.generation)
+    is_done = place is not None and place >= LogId.parse(newest.log_id.encode())
+    return None if is_done else newest
 
 
 @routes.get("/v1/models")

@@ -17,6 +17,8 @@ from service.jobs.retraining import Retraining, TooFewRows, start_of
 from service.jobs.undo import Undo
 from service.schemas import parse
 from service.store import jobs, models
+from service.store.appending import NewSchedule
+from service.store.jobs import Job
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
 from service.web.replicas.replica import Served, missing
@@ -59,14 +61,24 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
         raise Invalid.at("/window", str(error)) from None
 
 
-def start(here: Web, served: Served, request: dict[str, Any], key: str | None, raw: bytes) -> Response:
-    """Start a job. `key` is the request's Idempotency-Key, `raw` its body."""
+def start(
+    here: Web,
+    served: Served,
+    request: dict[str, Any],
+    key: str | None,
+    raw: bytes,
+    schedule: NewSchedule | None = None,
+    put: str | None = None,
+) -> Response:
+    """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
     link, name = here.links.mine(), served.name
     token = key or new_key()
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = body_digest(raw).decode()
     try:
-        started = jobs.start(link, name, served.generation, job_id, request, digest, token)
+        started = jobs.start(
+            link, name, served.generation, job_id, request, digest, token, schedule=schedule, put=put
+        )
     except WrongGeneration as error:
         raise missing(link, served) from error
     except StoreUnavailable as error:
@@ -79,7 +91,12 @@ def start(here: Web, served: Served, request: dict[str, Any], key: str | None, r
     job = jobs.load(link, name, job_id)
     if job is None:
         raise NotFound("the job of this Idempotency-Key has ended, and is not among the newest any more")
-    where = url_for("jobs.describe", job_id=job_id)
+    return accepted(job)
+
+
+def accepted(job: Job) -> Response:
+    """What a client is told whose job is to be done."""
+    where = url_for("jobs.describe", job_id=job.id)
     return answer(to_response(job), HTTPStatus.ACCEPTED, {"Location": where})
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hmac import compare_digest
 from ipaddress import ip_address
 
@@ -69,7 +70,7 @@ class Allowance:
 
     tokens: float = 0.0
     until: float = 0.0  # monotonic seconds
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=lambda: threading.Lock())
 
 
 class Access:
@@ -106,16 +107,20 @@ class Access:
     # -- who ---------------------------------------------------------------------------------------------------
 
     def key_of_request(self) -> ApiKey | None:
-        """The key that the current request brings; None where none is needed.
+        """The key that the current request brings; None where none is needed. Raises as `key_of` does."""
+        return self.key_of(request.headers.get("Authorization", ""), request.remote_addr or "")
+
+    def key_of(self, authorization: str, address: str) -> ApiKey | None:
+        """The key in a header, of a client at an address; None where none is needed.
 
         Raises Unauthorized; Forbidden for a client from elsewhere while there is no key; Unavailable.
         """
         if self._keys is None:
             raise Unavailable("this process has not read the API keys from Redis yet", retry_after=1)
         if not self._keys and self._admin is None:
-            self._check_local()
+            self._check_local(address)
             return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthorized("send an API key as `Authorization: Bearer KEY`")
         parsed = parse_token(token.strip())
@@ -132,8 +137,22 @@ class Access:
             return ApiKey(id="admin", name="admin", digest="", scopes=("admin",), created=0.0)
         raise Unauthorized("the API key is not known")
 
-    def _check_local(self) -> None:
-        if self._insecure or is_loopback(request.remote_addr or "127.0.0.1"):
+    def admit(self, authorization: str, address: str, endpoint: str, model: str) -> ApiKey | None:
+        """The key of a request that may call an endpoint for a model ("": for none); None where none is needed.
+
+        It counts against the key's rate. Raises Problem.
+        """
+        key = self.key_of(authorization, address)
+        if key is None:
+            return None
+        self.take(key, "requests", 1)
+        check_scope(key, endpoint)
+        if model and not key.covers(model):
+            raise Forbidden(f"the API key {key.name!r} is not for model {model!r}")
+        return key
+
+    def _check_local(self, address: str) -> None:
+        if self._insecure or is_loopback(address or "127.0.0.1"):
             return
         raise Forbidden(
             "there is no API key yet, so only this machine is served: make one with `freshet keys create`, or start "
@@ -185,6 +204,7 @@ class Access:
             return wanted, 0.0
 
 
+@lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
     """Whether a client's address is of this machine. A unix socket has none."""
     try:
@@ -200,15 +220,10 @@ def install(app: Flask, access: Access) -> None:
         endpoint = request.endpoint
         if endpoint is None or endpoint in OPEN:
             return
-        key = g.api_key = access.key_of_request()
-        if key is None:
-            return
-        access.take(key, "requests", 1)
-        check_scope(key, endpoint)
         arguments = request.view_args or {}
         model = arguments.get("name") or model_of(arguments.get("job_id", ""))
-        if model and not key.covers(model):
-            raise Forbidden(f"the API key {key.name!r} is not for model {model!r}")
+        authorization = request.headers.get("Authorization", "")
+        g.api_key = access.admit(authorization, request.remote_addr or "", endpoint, model)
 
     app.before_request(check)
 

@@ -8,7 +8,17 @@ from werkzeug.routing import BaseConverter
 from service import failpoints, logs
 from service.errors import Invalid
 from service.settings import Settings, load_settings, redis_url
-from service.web import access, fast_predictions, loop, openapi, origins, problems, telemetry, tracing
+from service.web import (
+    access,
+    direct,
+    fast_predictions,
+    loop,
+    openapi,
+    origins,
+    problems,
+    telemetry,
+    tracing,
+)
 from service.web.context import Web
 from service.web.protocols import open_inference, tensorflow_serving
 from service.web.routes import checkpoints, feedback, health, jobs, models, predict, retrain, weights
@@ -17,11 +27,8 @@ RESOURCES = (
     *(predict, feedback, models, retrain, jobs, checkpoints, weights, health, telemetry, openapi),
     *(open_inference, tensorflow_serving),
 )
-GARBAGE = (
-    20_000,
-    20,
-    50,
-)  # Python's thresholds: a look through all that large requests hold takes milliseconds
+GARBAGE = 20_000, 20, 50
+"""Python's thresholds of garbage collection: a look through all that large requests hold takes milliseconds."""
 READY_SECONDS = 3.0  # that a process waits for its models before it takes requests, should Redis be away
 
 
@@ -47,9 +54,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     telemetry.install(app)
     tracing.install(app, settings)
     access.install(app, web.access)
-    origins.install(app, settings)
+    hosts = origins.Hosts(settings)
+    origins.install(app, hosts)
     openapi.install(app)
     problems.register(app)
+    if not settings.otel:  # traces are made by Flask's hooks
+        app.wsgi_app = direct.Direct(app, web, web.access, hosts)  # type: ignore[method-assign]
     web.access.start()
     web.replicas.start()
     web.replicas.wait_ready(READY_SECONDS)

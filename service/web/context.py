@@ -8,13 +8,13 @@ from typing import Any, cast
 from flask import Response, current_app, request
 from pydantic_core import to_json
 
-from service.errors import Invalid, Problem, Unavailable, WrongMediaType
+from service.errors import Problem, Unavailable, WrongMediaType
 from service.settings import Settings
 from service.store.connection import Links
 from service.web.access import Access
 from service.web.bodies import RequestBody
 from service.web.feedback.submit import Feedback
-from service.web.idempotency import NAME
+from service.web.idempotency import NAME, checked_key
 from service.web.replicas.replica import ServedModel
 from service.web.replicas.replicas import Replicas
 from service.web.waiting import Waiting
@@ -96,10 +96,7 @@ def request_body() -> RequestBody:
 
 def idempotency_key() -> str | None:
     """The key that the current request brings. Raises Invalid."""
-    key = request.headers.get(NAME)
-    if key is not None and not 1 <= len(key) <= 128:
-        raise Invalid.at(NAME, "1 to 128 characters")
-    return key
+    return checked_key(request.headers.get(NAME))
 
 
 def answer(body: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:

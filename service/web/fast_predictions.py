@@ -1,8 +1,7 @@
 """Loading the compiled code that predictions of a few rows run through; until then they take the slower way."""
 
+import time
 from functools import partial
-
-import gevent
 
 from model import load_predictions
 from service.logs import log
@@ -19,5 +18,5 @@ def start() -> None:
 
 def _load() -> None:
     while not loop.run(partial(load_predictions, compile_now=False), long=True):
-        gevent.sleep(LOOK_AGAIN)
+        time.sleep(LOOK_AGAIN)
     log.debug("predictions of a few rows are compiled")

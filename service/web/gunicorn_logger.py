@@ -6,7 +6,7 @@ from gunicorn.glogging import Logger
 
 from service import logs
 from service.settings import load_settings
-from service.web.telemetry import REQUEST_ID
+from service.web.names import REQUEST_ID
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

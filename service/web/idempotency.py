@@ -51,6 +51,13 @@ class Request:
         return unknown_outcome(problem.detail, self.key.decode(), problem.extra)
 
 
+def checked_key(key: str | None) -> str | None:
+    """A client's key, if it gives one. Raises Invalid."""
+    if key is not None and not 1 <= len(key) <= 128:
+        raise Invalid.at(NAME, "1 to 128 characters")
+    return key
+
+
 def new_key() -> str:
     """What stands for an Idempotency-Key where none is given."""
     return secrets.token_urlsafe(12)

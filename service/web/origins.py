@@ -5,6 +5,7 @@ another origin. An API key is proof enough: pages have none.
 """
 
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -17,9 +18,8 @@ from service.web.access import OPEN, current_key
 SETTING = "FRESHET_ALLOWED_HOSTS"
 
 
-def install(app: Flask, settings: Settings) -> None:
+def install(app: Flask, hosts: "Hosts") -> None:
     """Check every request of an application."""
-    hosts = Hosts(settings)
 
     def check() -> None:
         if request.endpoint not in OPEN and current_key() is None:
@@ -49,6 +49,7 @@ class Hosts:
         return name is not None and (name in self._names or name.endswith(".localhost") or _is_address(name))
 
 
+@lru_cache(maxsize=1024)
 def _name_of(url: str) -> str | None:
     """The host name in a URL, in small letters; None if there is none."""
     try:
@@ -57,6 +58,7 @@ def _name_of(url: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def _is_address(name: str) -> bool:
     """Whether a name is an IP address. No page can make one stand for another machine."""
     try:

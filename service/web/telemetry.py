@@ -1,8 +1,8 @@
 """What a web process counts of its requests, and `GET /metrics`."""
 
 import os
+import random
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,14 +21,15 @@ from service.store.memory import memory
 from service.telemetry import FOLDER
 from service.web.access import key_name, may_see
 from service.web.context import Web, web
+from service.web.names import REQUEST_ID
 from service.web.replicas.replica import Served
 
 routes = Blueprint("metrics", __name__)
 MOST_MODELS = 100  # that are told by name; the others are summed
 LONGEST_ID = 128  # characters of an X-Request-Id that is taken over
-REQUEST_ID = "X-Request-Id"
 TRACE = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _children: dict[tuple[str, int], Any] = {}
+_ids = random.Random()  # unlike `secrets` without a system call; an id is no secret
 
 
 def install(app: Flask) -> None:
@@ -44,24 +45,34 @@ def _begin() -> None:
 
 def _count(response: Response) -> Response:
     rule = request.url_rule
-    key = ("(none)" if rule is None else rule.rule, response.status_code)
-    child = _children.get(key)
-    if child is None:
-        child = _children[key] = REQUESTS.labels(key[0], str(key[1]))
     now = time.perf_counter()
-    child.observe(now - g.get("began", now))  # a bad name is refused before anything else
+    began = g.get("began", now)  # a bad name is refused before anything else
+    count("(none)" if rule is None else rule.rule, response.status_code, now - began)
     response.headers[REQUEST_ID] = request_id()
     return response
+
+
+def count(rule: str, status: int, seconds: float) -> None:
+    """Count a request that was answered, by the route's rule."""
+    child = _children.get((rule, status))
+    if child is None:
+        child = _children[rule, status] = REQUESTS.labels(rule, str(int(status)))
+    child.observe(seconds)
 
 
 def request_id() -> str:
     """The id of the current request: the client's, if it gave a printable one, or a new one."""
     known: str | None = g.get("request_id")
     if known is None:
-        given = request.headers.get(REQUEST_ID, "")
-        fits = 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
-        known = g.request_id = given if fits else secrets.token_hex(8)
+        known = g.request_id = id_of(request.headers.get(REQUEST_ID, ""))
     return known
+
+
+def id_of(given: str) -> str:
+    """A request's id: the one that a client gave, if it is a printable one, or a new one."""
+    if given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable():
+        return given
+    return f"{_ids.getrandbits(64):016x}"
 
 
 def log_context() -> dict[str, str]:

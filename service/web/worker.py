@@ -10,6 +10,7 @@ At a reload the old processes go on accepting until the new ones are ready. Then
 import mmap
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ PATIENCE = 0.005  # seconds that a process with fewer connections gets for it, f
 MOST_PATIENCE = 0.1  # seconds; then this process takes it: the other is busy
 IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
 SPARE_FILES = 256  # open files of a process beside its clients' connections
+LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
 _SLOTS = 256  # workers that may live at the same time
 
 
@@ -80,6 +82,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Raise the limit of open files to what the connections need, then start."""
+        early = sorted(LATE_IMPORTS & sys.modules.keys())
+        if early:  # their locks and sockets would stop the loop
+            raise RuntimeError(f"imported before gevent has patched what they use: {', '.join(early)}")
         self.alive: bool = True
         self.worker_connections: int = self.cfg.worker_connections
         self._leaving = False

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
 from service.errors import Problem
-from service.web.context import Web, answer, idempotency_key, json_body, request_body, web
+from service.web.context import Web, answer, idempotency_key, json_body, raw_answer, request_body, web
 from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.reading import Lines
 from service.web.feedback.results import mean_loss, row_results
@@ -32,7 +32,12 @@ def feedback(name: str) -> Response:
     if request.mimetype == LINES:
         return _stream(context, served)
     key = idempotency_key()
-    raw = json_body()
+    return raw_answer(*feedback_json(context, name, json_body(), key))
+
+
+def feedback_json(context: Web, name: str, raw: bytes, key: str | None) -> tuple[bytes, HTTPStatus]:
+    """The answer to a body of JSON that came with an Idempotency-Key, and its status. Raises Problem."""
+    served = context.served(name)
     observations = read_observations(raw)
     check_rows(len(observations), context, "/observations")
     context.access.take_observations(len(observations))
@@ -46,7 +51,7 @@ def feedback(name: str) -> Response:
     body, status = to_response(served, outcome, len(observations))
     if key is not None and outcome.applied and outcome.rows:
         context.feedback.keep_answer(served, key, _kept(body))
-    return answer(body, status)
+    return to_json(body) + b"\n", status
 
 
 def _stream(context: Web, served: ServedModel) -> Response:
@@ -81,11 +86,11 @@ def _kept(body: dict[str, Any]) -> bytes:
     return whole if len(whole) <= ANSWER_BYTES else to_json({**body, "results": None})
 
 
-def _repeated(served: ServedModel, repetition: Repetition) -> Response:
+def _repeated(served: ServedModel, repetition: Repetition) -> tuple[bytes, HTTPStatus]:
     """The first answer again; as far as it is known, where it was never given."""
     if repetition.answer is not None:
         first = {name: value for name, value in from_json(repetition.answer).items() if value is not None}
-        return answer({"loss": None, **first, "repeated": True})
+        return to_json({"loss": None, **first, "repeated": True}) + b"\n", HTTPStatus.OK
     body = {
         "model": served.name,
         "step": served.replica.step,
@@ -97,7 +102,7 @@ def _repeated(served: ServedModel, repetition: Repetition) -> Response:
         "loss": None,
         "repeated": True,
     }
-    return answer(body, HTTPStatus.OK if repetition.applied else HTTPStatus.ACCEPTED)
+    return to_json(body) + b"\n", HTTPStatus.OK if repetition.applied else HTTPStatus.ACCEPTED
 
 
 def to_response(served: ServedModel, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:

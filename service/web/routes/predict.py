@@ -21,11 +21,17 @@ routes = Blueprint("predict", __name__)
 def predict(name: str) -> Response:
     """Predict each row of `instances`, from a step not before `min_step`; with `ids`, to be joined by labels later."""
     here = web()
-    served = here.served(name)
     if request.mimetype == LINES:
-        return _stream(here, served)
+        return _stream(here, here.served(name))
+    here.served(name)  # first: no such model, rather than a bad body
+    return raw_answer(predict_json(here, name, json_body()))
+
+
+def predict_json(here: Web, name: str, raw: bytes) -> bytes:
+    """The answer to a body of JSON. Raises Problem."""
+    served = here.served(name)
     try:
-        body, features = read_instances(json_body(), served.features)
+        body, features = read_instances(raw, served.features)
     except RowError as error:
         raise Invalid.at(f"/instances/{error.row}{error.pointer}", error.detail) from None
     check_rows(len(features), here, "/instances")
@@ -36,7 +42,7 @@ def predict(name: str) -> Response:
     if body.ids is not None:
         here.feedback.remember(served, body.ids, version.step, features, made)
     head = to_json({"model": name, **position(here, version)})
-    return raw_answer(head[:-1] + b',"predictions":' + written(version, made, body.ids) + b"}\n")
+    return head[:-1] + b',"predictions":' + written(version, made, body.ids) + b"}\n"
 
 
 def _stream(context: Web, served: ServedModel) -> Response:

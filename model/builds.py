@@ -1,7 +1,7 @@
-"""Which builds of this program computed a state.
+"""The builds of this program that computed a state.
 
-Learning repeats bit for bit only on one build and one kind of processor. So a state names the builds that
-computed it, and a replay elsewhere is told apart from a corrupt state.
+Learning is repeatable bit for bit only on one build and one kind of processor. A state lists the builds that computed
+it, so that a difference after a replay elsewhere is not taken for corruption.
 """
 
 import hashlib

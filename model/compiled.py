@@ -1,9 +1,9 @@
 """How functions are compiled, and where their code is kept.
 
-`compiled` is the only way in: it compiles an entry point for one signature, or loads its code from a folder. numba
-notices changes in the file of the function itself only. So the folder's name follows from all source files that the
-function takes anything from, from the processor and from numba's version; and each entry point has that number
-as a closure variable, which numba makes part of its key.
+Every entry point is compiled by `compiled`, for one signature, or loaded from a folder. numba notices changes only in
+the file of the function itself. So the folder's name depends on the code of all modules that the function uses, on
+the processor and on numba's version. The number of the code is also a closure variable of each entry point, which
+numba makes part of its key.
 """
 
 import ast
@@ -39,11 +39,27 @@ WITHOUT_CODE = {"errors", "feature_spec", "optimizer_spec", "parameters", "spec"
 
 @cache
 def sources_of(name: str) -> int:
-    """A number that follows from the source of a module of this package and of all that it is compiled with."""
+    """A number that follows from the code of a module of this package and of all modules that it uses."""
     digest = hashlib.sha256()
     for module in sorted(_used_by(name.removeprefix("model."), set())):
-        digest.update((FOLDER / f"{module}.py").read_bytes())
+        digest.update(_code_of(FOLDER / f"{module}.py"))
     return int.from_bytes(digest.digest()[:7])
+
+
+def _code_of(path: Path) -> bytes:
+    """A file's code without its comments and docstrings: better words do not make compiled code stale."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [statement for statement in body if not _is_text(statement)]
+    return ast.dump(tree).encode()
+
+
+def _is_text(statement: ast.AST) -> bool:
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
+        return False
+    return isinstance(statement.value.value, str)
 
 
 def _used_by(module: str, found: set[str]) -> set[str]:

@@ -195,7 +195,7 @@ def _reset(signs: Signs) -> Iterator[Finding]:
     if signs.resets and signs.seen <= RESET_LATELY:
         yield Finding(
             "diagnostics_reset",
-            f"activations, gradients or losses were too large to average: these numbers began anew, {signs.resets} "
+            f"activations, gradients or losses were too large to average: the diagnostics were reset, {signs.resets} "
             "times so far",
             "lower the learning rate, scale the inputs (scaling: standard), set clip_norm",
         )

@@ -157,7 +157,7 @@ def _read_features(value: Any) -> int | tuple[FeatureSpec, ...]:
 
 
 def _repeated_name(place: int, name: str) -> ValidationError:
-    error = refuse("features", "each feature has a name of its own; this one stands earlier in the list")
+    error = refuse("features", "each feature has a name of its own; this one is used earlier in the list")
     return ValidationError.from_exception_data(
         "features", [InitErrorDetails(type=error, loc=(place, "name"), input=name)]
     )

@@ -43,7 +43,7 @@ class Trainer:
     def epochs(
         self, X: Array, y: Array, weights: Array, count: int, batch_size: int | None, on_epoch: OnEpoch | None
     ) -> list[float]:
-        """Train `count` epochs; the mean loss of each, as the rows were met.
+        """Train `count` epochs. Returns each epoch's mean loss, every row's taken just before its step.
 
         An epoch in which parameters or slots grow beyond any bound is undone, and is the last.
         """

@@ -1,12 +1,11 @@
-"""Prequential scores: each observation is predicted first, and that prediction is what counts.
+"""Prequential scores: each observation is predicted before it is learned, and that prediction is scored.
 
-Every score stands in total and over a fading window, beside two baselines that are prequential too: the
-majority class (or the mean of the labels), and the last label again ("no change"). A baseline needs one
-earlier label, so the first observation is not scored for it. In the window the baselines fade as well: their
-majority or mean is the recent one.
+Scores are kept in total and over a fading window, beside two prequential baselines: the majority class (or the mean
+of the labels), and the last label again ("no change"). A baseline needs one earlier label, so the first observation
+is not scored for it. In the window the baselines fade too: theirs is the recent majority or mean.
 
-The window fades exponentially: an observation's weight is (1 − 1/1000) to the power of the number of
-observations since, which adds up to 1,000 observations.
+The window fades exponentially: an observation's weight is (1 − 1/1000) to the power of the number of observations
+since. These weights add up to 1,000 observations.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ TOTAL, FADED = 0, 1  # the scopes
 # Columns of `counters`. LEADER is followed by the window's leader.
 OBSERVATIONS, SKIPPED, GROWTH, PREVIOUS, LEADER = range(5)
 # Columns of `sums`, one row per scope: weights, and weighted sums of what the name says.
-WEIGHT, LOSS_WEIGHT, LOSS, RIVAL_WEIGHT, CORRECT, LOG_LOSS = range(6)
+WEIGHT, LOSS_WEIGHT, LOSS, BASELINE_WEIGHT, CORRECT, LOG_LOSS = range(6)
 MAJORITY_CORRECT, MAJORITY_LOG_LOSS, NO_CHANGE_CORRECT = range(6, 9)
 # Columns of `values`, per scope and target. The squared error follows each absolute one.
 ABSOLUTE, MEAN_ABSOLUTE, NO_CHANGE_ABSOLUTE, LABEL_MEAN, LABEL_SQUARES = 0, 2, 4, 6, 7
@@ -47,8 +46,8 @@ ABSOLUTE, MEAN_ABSOLUTE, NO_CHANGE_ABSOLUTE, LABEL_MEAN, LABEL_SQUARES = 0, 2, 4
 class PrequentialMetrics:
     """The scores of one model's stream of predictions, in bounded memory.
 
-    ROC AUC comes from a histogram of scores with `BINS` bins, even in z / (4 + |z|), z the log-odds: it is
-    exact but for pairs within one bin, which count half.
+    ROC AUC comes from a histogram of scores with `BINS` bins, even in z / (4 + |z|), z the log-odds. It is exact
+    except that pairs within one bin count half.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -76,14 +75,11 @@ class PrequentialMetrics:
 
     @property
     def state(self) -> dict[str, Array]:
-        """The live arrays: what `load` takes."""
+        """The live arrays, for `load`."""
         return self._state
 
     def load(self, state: dict[str, Array]) -> None:
-        """Go on from another instance's state, copied in.
-
-        Raises StateError, and changes nothing, if it does not fit.
-        """
+        """Copy in another instance's state. Raises StateError, and changes nothing, if it does not fit."""
         if state.keys() != self._state.keys():
             raise StateError(f"metrics: expected {sorted(self._state)}, got {sorted(state)}")
         for name, values in state.items():
@@ -100,10 +96,10 @@ class PrequentialMetrics:
     def update(
         self, predictions: Array, y: Array, weights: Array, losses: Array, skipped: NDArray[np.bool_]
     ) -> None:
-        """Fold in the predictions (n, outputs) that were made before the labels y (n, targets) were learned.
+        """Score the predictions (n, outputs) made before the labels y (n, targets) were learned.
 
-        `weights` and `losses` are (n,). `skipped` (n,) marks rows that were not learned; their predictions
-        count like any other. A row whose prediction is not finite is counted as an observation and not
+        `weights` and `losses` are (n,). `skipped` (n,) marks rows that were not learned; their predictions are
+        scored like any other. A row with a prediction that is not finite counts as an observation and is not
         scored. All arrays are C-contiguous.
         """
         rows = predictions.shape[0]
@@ -124,7 +120,7 @@ class PrequentialMetrics:
         return lambda *arrays: score_classes(threshold, probabilistic, *arrays)
 
     def report(self) -> dict[str, Any]:
-        """All scores, JSON-ready: None where one is not defined (yet)."""
+        """All scores, JSON-ready; None for a score that is not defined yet."""
         counters = self._state["counters"]
         scores = self._value_scores if self._task == "regression" else self._class_scores
         return {
@@ -136,7 +132,7 @@ class PrequentialMetrics:
 
     def _class_scores(self, scope: int) -> dict[str, Any]:
         sums = self._state["sums"][scope].tolist()
-        weight, rival_weight = sums[WEIGHT], sums[RIVAL_WEIGHT]
+        weight, baseline_weight = sums[WEIGHT], sums[BASELINE_WEIGHT]
         scores = {
             "loss": _ratio(sums[LOSS], sums[LOSS_WEIGHT]),
             "log_loss": _ratio(sums[LOG_LOSS], weight) if self._probabilistic else None,
@@ -145,23 +141,23 @@ class PrequentialMetrics:
         if self._task == "binary":
             scores["roc_auc"] = _area_under_curve(self._state["histogram"][scope])
         majority = {
-            "accuracy": _ratio(sums[MAJORITY_CORRECT], rival_weight),
-            "log_loss": _ratio(sums[MAJORITY_LOG_LOSS], rival_weight),
+            "accuracy": _ratio(sums[MAJORITY_CORRECT], baseline_weight),
+            "log_loss": _ratio(sums[MAJORITY_LOG_LOSS], baseline_weight),
         }
-        no_change = {"accuracy": _ratio(sums[NO_CHANGE_CORRECT], rival_weight)}
+        no_change = {"accuracy": _ratio(sums[NO_CHANGE_CORRECT], baseline_weight)}
         return {**scores, "baselines": {"majority": majority, "no_change": no_change}}
 
     def _value_scores(self, scope: int) -> dict[str, Any]:
         sums = self._state["sums"][scope].tolist()
         targets = self._state["values"][scope].tolist()
-        rival_weight = sums[RIVAL_WEIGHT]
+        baseline_weight = sums[BASELINE_WEIGHT]
         return {
             "loss": _ratio(sums[LOSS], sums[LOSS_WEIGHT]),
             **_errors(targets, ABSOLUTE, sums[WEIGHT]),
             "r2": _average([_r2(target) for target in targets]),
             "baselines": {
-                "mean": _errors(targets, MEAN_ABSOLUTE, rival_weight),
-                "no_change": _errors(targets, NO_CHANGE_ABSOLUTE, rival_weight),
+                "mean": _errors(targets, MEAN_ABSOLUTE, baseline_weight),
+                "no_change": _errors(targets, NO_CHANGE_ABSOLUTE, baseline_weight),
             },
         }
 
@@ -197,7 +193,7 @@ def _r2(target: list[float]) -> float | None:
 def _area_under_curve(histogram: Array) -> float | None:
     """Area under the ROC curve of scores counted per class and bin (2, bins); None without both classes.
 
-    The Mann-Whitney form: the share of (negative, positive) pairs that are ranked rightly, ties as half.
+    The Mann-Whitney form: the share of (negative, positive) pairs in the right order; ties count half.
     """
     negatives, positives = histogram.sum(axis=1).tolist()
     if negatives <= 0.0 or positives <= 0.0:

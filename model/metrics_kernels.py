@@ -1,8 +1,8 @@
-"""The compiled row loops of the prequential scores.
+"""Compiled: the prequential scores.
 
-Every function takes the rows of one block in order and folds them into float64 state arrays. Scope 0 is the
-whole stream, scope 1 the fading window, in which a row's weight shrinks by `FADING` with every later row. The
-result depends on the rows and their order only, not on how they were cut into blocks.
+Each entry point folds the rows of a block, in order, into float64 state arrays. Scope 0 is the whole stream, scope 1
+the fading window: a row's weight there shrinks by `FADING` with every later row. The result depends only on the rows
+and their order, not on their grouping into blocks.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -17,6 +17,7 @@ from numba import boolean, float64, njit, types
 from model.compiled import compiled, sources_of
 from model.metrics import (
     ABSOLUTE,
+    BASELINE_WEIGHT,
     BINS,
     CORRECT,
     FADING,
@@ -38,7 +39,6 @@ from model.metrics import (
     NO_CHANGE_CORRECT,
     OBSERVATIONS,
     PREVIOUS,
-    RIVAL_WEIGHT,
     SCORE_SCALE,
     SKIPPED,
     SMALLEST_PROBABILITY,
@@ -139,7 +139,7 @@ def _class_log_loss(row, label):
 
 
 @exactly
-def _score_class_rivals(label, weight, counters, sums, classes):
+def _score_class_baselines(label, weight, counters, sums, classes):
     """Score the baselines with what they knew before this label, which is nothing at the first."""
     if counters[PREVIOUS] < 0:
         return
@@ -147,14 +147,14 @@ def _score_class_rivals(label, weight, counters, sums, classes):
     for scope in range(2):
         growth = 1.0 if scope == 0 else counters[GROWTH]
         share = (classes[scope, label] / growth + 1.0) / (sums[scope, WEIGHT] + kinds)
-        sums[scope, RIVAL_WEIGHT] += weight
+        sums[scope, BASELINE_WEIGHT] += weight
         sums[scope, MAJORITY_LOG_LOSS] -= weight * math.log(share)
         sums[scope, MAJORITY_CORRECT] += weight * (counters[LEADER + scope] == label)
         sums[scope, NO_CHANGE_CORRECT] += weight * (counters[PREVIOUS] == label)
 
 
 @exactly
-def _tell_class_rivals(label, weight, counters, classes):
+def _update_class_baselines(label, weight, counters, classes):
     for scope in range(2):
         classes[scope, label] += weight * (1.0 if scope == 0 else counters[GROWTH])
         leader = int(counters[LEADER + scope])
@@ -194,8 +194,8 @@ def _compile_score_classes(sources: int) -> Any:
             label, weight = int(labels[i, 0]), _bounded(weights[i], LARGEST_WEIGHT)
             _fade(sums)
             _grow(counters, classes, histogram)
-            _score_class_rivals(label, weight, counters, sums, classes)
-            _tell_class_rivals(label, weight, counters, classes)
+            _score_class_baselines(label, weight, counters, sums, classes)
+            _update_class_baselines(label, weight, counters, classes)
             _count_loss(sums, losses[i], weight)
             correct = weight * (_chosen_class(row, threshold) == label)
             log_loss = weight * _class_log_loss(row, label) if probabilistic else 0.0
@@ -258,7 +258,7 @@ def _compile_score_values(sources: int) -> Any:
             _count_loss(sums, losses[i], weight)
             for scope in range(2):
                 sums[scope, WEIGHT] += weight
-                sums[scope, RIVAL_WEIGHT] += weight * known
+                sums[scope, BASELINE_WEIGHT] += weight * known
             for target in range(values.shape[1]):
                 label = _bounded(labels[i, target], LARGEST_VALUE)
                 prediction = _bounded(predictions[i, target], LARGEST_VALUE)

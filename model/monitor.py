@@ -36,6 +36,6 @@ def size_of(layout: Layout) -> int:
 
 
 def clear(notes: NDArray[np.float64], step: int) -> None:
-    """Begin anew at `step`, in place."""
+    """Reset all notes at `step`, in place."""
     notes[:] = 0.0
     notes[BEGAN] = step

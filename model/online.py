@@ -99,7 +99,7 @@ class OnlineModel:
         return float(self._arrays["live"][LIVE_CLIP_NORM]) or None
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Change it from the next step on; the schedule goes on multiplying it."""
+        """Set the learning rate for the next steps; the schedule still multiplies it."""
         if not 0.0 <= learning_rate <= 1e6:
             raise ValueError("the learning rate is from 0 to 1,000,000")
         self._arrays["live"][LIVE_LEARNING_RATE] = learning_rate
@@ -190,7 +190,7 @@ class OnlineModel:
     def adopt(self, other: "OnlineModel") -> None:
         """Take another model's parameters, scaling and optimizer slots; keep metrics, step and live settings.
 
-        The slots start anew if the optimizer differs. The schedule goes on from where it was. Raises ValueError, and
+        The slots are reset if the optimizer differs. The schedule continues where it was. Raises ValueError, and
         changes nothing, if the two differ in features, task, layers or scaling.
         """
         mine, theirs = self.spec, other.spec
@@ -218,7 +218,7 @@ class OnlineModel:
         return write_weights(self.spec, self._arrays["parameters"])
 
     def set_weights(self, blob: bytes) -> None:
-        """Take the parameters that `weights_to_bytes` wrote; the optimizer starts anew.
+        """Take the parameters that `weights_to_bytes` wrote, and reset the optimizer.
 
         Scaling, metrics and step stay. Raises StateError, and changes nothing, if names, shapes, types or numbers do
         not fit.
@@ -272,6 +272,8 @@ class OnlineModel:
         weights = np.ones(len(X)) if weights is None else np.ascontiguousarray(weights, np.float64)
         if weights.shape != (len(X),):
             raise ValueError(f"weights must have the shape ({len(X)},), not {weights.shape}")
+        if len(X) and not 0.0 <= weights.min() <= weights.max() < np.inf:
+            raise ValueError("weights are finite numbers from 0")
         return X, y, weights
 
     def _compiled(self) -> Callable[..., None]:

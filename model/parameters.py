@@ -1,4 +1,4 @@
-"""Where each parameter stands in one flat vector, and named live views into it."""
+"""The offset of each parameter in one flat vector, and named live views into it."""
 
 from dataclasses import dataclass
 from functools import lru_cache

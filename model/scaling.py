@@ -5,7 +5,7 @@ A row is scaled by statistics that include the row itself, whether it is then le
 row is 0, no row is further than √n deviations out, and predicting and learning see the same numbers. Rows enter the
 statistics only when they are learned (`kernels.fold_rows`), cut to ±10 deviations once 10 are known.
 
-A second set of statistics starts anew whenever it has replaced the first, which it does once it has 32, then 64,
+A second set of statistics replaces the first, and is reset, once it has 32, then 64,
 128, … values, at most 32,768. So what came first is forgotten, outliers too, and scales that drift are followed.
 """
 

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Compiled: losses of predictions that were served before their labels came.
 
-A row is scored with the statistics of the targets that the row itself met, not with those after its block, so that
-scores do not depend on how rows are grouped.
+A row is scored with the statistics of the targets at that row, not with those after its block. So scores do not
+depend on how rows are grouped.
 """
 
 import math
@@ -24,7 +24,7 @@ STANDARD = KINDS["standard"]
 
 @inner
 def _score_of(kind, prediction):
-    """The score that a probability stands for. Other predictions are scores, cut to what a float32 holds."""
+    """The score behind a probability. Other predictions are scores already; they are cut to a float32's range."""
     if kind == SIGMOID:
         p = min(max(prediction, SMALLEST_PROBABILITY), 1.0 - SMALLEST_PROBABILITY)
         return math.log(p) - math.log1p(-p)

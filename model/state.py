@@ -18,10 +18,10 @@ from model import monitor
 from model.builds import UNKNOWN, Builds
 from model.errors import StateError
 from model.initializers import initial_parameters
-from model.network import new_norm
+from model.network import LARGEST_SUM, new_norm
 from model.optimizers import OPTIMIZERS, new_slots
 from model.parameters import aligned_zeros, layout_of, named_views
-from model.program import COUNTERS
+from model.program import COUNTERS, STEP
 from model.scaling import STATE_ROWS, new_state
 from model.spec import ModelSpec
 
@@ -32,10 +32,11 @@ FORMAT = 1
 NEW_TOTALS = 3  # numbers of the diagnostics that format 0 lacks
 HEADER = "freshet"
 METRICS = "metrics."
+LARGEST_STATISTIC = 1e305
 LARGEST_PARAMETER = 1e30  # of parameters: what no step exceeds
 LARGEST = 1e32  # of parameters and slots as they are read: a step's rounding is no reason to refuse a state
 
-# `live`: what can change while the model runs. A clip norm of 0 stands for none.
+# `live`: what can change while the model runs. A clip norm of 0 means none.
 LIVE_LEARNING_RATE, LIVE_CLIP_NORM = range(2)
 
 
@@ -104,8 +105,8 @@ def read_state(blob: bytes) -> Saved:
     """
     spec, builds, version = _read_header(blob)
     tensors = _read_tensors(blob)
-    metrics = {name: tensors.pop(name) for name in list(tensors) if name.startswith(METRICS)}
     _upgrade(tensors, version)
+    metrics = {name: tensors.pop(name) for name in list(tensors) if name.startswith(METRICS)}
     _check(tensors, shapes_of(spec), unchecked="monitor")
     _clear_overflown_notes(tensors)
     if (tensors["counters"] < 0).any() or (tensors["live"] < 0).any():
@@ -115,17 +116,27 @@ def read_state(blob: bytes) -> Saved:
 
 
 def _upgrade(tensors: Arrays, version: int) -> None:
-    """Bring tensors of an earlier format into this one, in place. What does not fit is left for the checks."""
+    """Bring tensors of an earlier format into this one, in place. What does not fit is left for the checks.
+
+    Version 0.1 let some statistics overflow: they are cut, so that the model can be used.
+    """
     if version == 0 and "monitor" in tensors and tensors["monitor"].ndim == 1:
         tensors["monitor"] = np.insert(tensors["monitor"], monitor.OVERFLOW, [0.0] * NEW_TOTALS)
+    if version == 0:
+        for name in ("norm", *(name for name in tensors if name.startswith(METRICS))):
+            if name in tensors:
+                limit = LARGEST_SUM**2 if name == "norm" else LARGEST_STATISTIC
+                tensors[name] = np.nan_to_num(tensors[name], nan=0.0, posinf=limit, neginf=0.0)
 
 
 def _clear_overflown_notes(tensors: Arrays) -> None:
     """Notes for the diagnostics that version 0.1 let overflow are cleared: they are no reason to refuse a model."""
     notes = tensors["monitor"]
     if not (np.abs(notes) <= monitor.LARGEST_NOTE).all():
-        tensors["monitor"] = np.zeros_like(notes)
-        tensors["monitor"][monitor.RESETS] = 1.0
+        cleared = np.zeros_like(notes)
+        monitor.clear(cleared, int(tensors["counters"][STEP]))
+        cleared[monitor.RESETS] = 1.0
+        tensors["monitor"] = cleared
 
 
 def write_predictor_state(spec: ModelSpec, arrays: Arrays) -> bytes:

@@ -19,7 +19,7 @@ HIDDEN_BIT = 2**FRACTION_BITS
 EXPONENTS = 256
 BIAS = 150  # of a fraction read as an integer
 
-NOTHING = 0.0  # a token of weight 0: it tells an empty list from a missing one
+NOTHING = 0.0  # a token of weight 0: marks an empty list, which is not a missing one
 
 
 def pack(weights: Iterable[tuple[int, float]]) -> list[float]:

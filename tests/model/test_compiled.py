@@ -53,9 +53,19 @@ def sources(tmp_path, monkeypatch):
 def test_the_key_changes_with_every_source(entry, changed, sources):
     before = sources_of(entry)
     with (sources / f"{changed}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = 1\n")
     sources_of.cache_clear()
     assert sources_of(entry) != before
+
+
+def test_the_key_does_not_change_with_comments_and_docstrings(sources):
+    before = sources_of("kernels")
+    text = (sources / "kernels.py").read_text()
+    docstring = '"""The online path'
+    assert docstring in text
+    (sources / "kernels.py").write_text("# A comment.\n" + text.replace(docstring, '"""Another docstring'))
+    sources_of.cache_clear()
+    assert sources_of("kernels") == before
 
 
 def test_the_key_does_not_change_with_other_sources(sources):

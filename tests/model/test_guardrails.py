@@ -157,3 +157,14 @@ def test_wrong_shapes_are_refused_and_change_nothing(spec_of, rows_of):
         with pytest.raises(ValueError, match=r"shape|at least|class indices"):
             call()
     assert model.to_bytes() == before
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -1.0])
+def test_a_weight_that_is_no_finite_number_from_0_is_refused(weight, spec_of, rows_of):
+    model = OnlineModel(spec_of())
+    X, y = rows_of(model.spec, 3)
+    before = model.to_bytes()
+    for call in (model.learn, model.fit):
+        with pytest.raises(ValueError, match="finite numbers from 0"):
+            call(X, y, weights=np.array([1.0, weight, 1.0]))
+    assert model.to_bytes() == before

@@ -3,10 +3,15 @@
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
+from model import ModelSpec
+from service.jobs.retraining import Retraining
+from service.jobs.schedules import Schedule
 from tests.harness import running
 from tests.scenarios.readme import README, TABLE, examples, run, settings_table
 
@@ -60,3 +65,20 @@ def test_every_command_gets_the_answer_that_is_printed(url):
 
 def test_the_settings_table_lists_every_setting_with_its_default_and_meaning():
     assert TABLE.search(README.read_text())[0].splitlines() == settings_table().splitlines()
+
+
+def models_within(kind: Any) -> Iterator[type[BaseModel]]:
+    """A pydantic model, and those that its fields are made of."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+        for field in kind.model_fields.values():
+            yield from models_within(field.annotation)
+    for part in get_args(kind):
+        yield from models_within(part)
+
+
+@pytest.mark.parametrize("spec", [ModelSpec, Retraining, Schedule])
+def test_every_field_of_what_a_client_may_ask_for_is_documented(spec):
+    documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", README.read_text(), re.M))))
+    for part in models_within(spec):
+        assert set(part.model_fields) <= documented, part

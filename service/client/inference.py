@@ -19,6 +19,7 @@ CATEGORY_LIMIT = 32
 """A column of at most this many different strings is a category; with more it is hashed."""
 
 HASH_BUCKETS = 256
+LEAST_TOKENS = 256
 CLASS_LIMIT = 1_000
 MOST = 0.9
 """Share of a column's values that decides its kind; the others are bad values."""
@@ -107,7 +108,7 @@ def infer_feature(name: str, values: list[object], kind: str | None = None) -> G
     Raises FileError if a value is a list or an object.
     """
     present = [value for value in values if not is_missing(value)]
-    tokens = [value for value in present if isinstance(value, list)]
+    tokens: list[list[object]] = [value for value in present if isinstance(value, list)]
     if any(isinstance(value, dict) for value in present) or (tokens and not _are_tokens(present)):
         nested = next(value for value in present if isinstance(value, list | dict))
         raise FileError(
@@ -119,6 +120,8 @@ def infer_feature(name: str, values: list[object], kind: str | None = None) -> G
         guess.feature["values"] = _distinct(present)
     elif found == "hash":
         guess.feature["buckets"] = HASH_BUCKETS
+        if tokens:
+            guess.feature["tokens"] = max(LEAST_TOKENS, 2 * max(map(len, tokens)))
     missing = len(values) - len(present)
     if missing:
         guess.why += f"; {missing:,} missing"

@@ -204,6 +204,14 @@ def test_each_column_is_shown_with_its_kind_and_why(write):
     ]
 
 
+def test_lists_of_strings_are_tokens(write):
+    lines = [{"words": ["good", "day"], "label": 0}, {"words": ["bye"], "label": 1}]
+    spec, rows = learned(write("\n".join(map(json.dumps, lines))), "binary")
+    [feature] = spec["features"]
+    assert (feature["kind"], feature["tokens"]) == ("hash", 256)
+    assert rows[0]["features"] == [["good", "day"]]
+
+
 def test_a_kind_that_the_user_gives_wins(write):
     text = "zip,label\n10115,0\n10117,1\n"
     spec, [first, _] = learned(write(text), "binary", kinds={"zip": "category"})

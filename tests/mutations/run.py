@@ -35,7 +35,7 @@ def is_found(fault: Mutation, copy: Path) -> bool:
     """Whether a test fails with the fault in a copy of the code."""
     file, started = copy / fault.file, time.monotonic()
     sound = file.read_text("utf-8")
-    file.write_text(fault.applied(), "utf-8")
+    file.write_text(fault.applied(copy), "utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *fault.tests.split()]
         environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}

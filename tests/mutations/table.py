@@ -30,10 +30,10 @@ class Mutation(NamedTuple):
     replacement: str
     tests: str
 
-    def applied(self) -> str:
+    def applied(self, root: Path = ROOT) -> str:
         """The file's text with the fault. Raises ValueError if `search` does not occur once."""
         pattern = r"\s+".join(map(re.escape, self.search.split()))
-        text, count = re.subn(pattern, lambda _: self.replacement, (ROOT / self.file).read_text("utf-8"))
+        text, count = re.subn(pattern, lambda _: self.replacement, (root / self.file).read_text("utf-8"))
         if count != 1:
             raise ValueError(f"{self.name}: what it searches for occurs {count} times in {self.file}")
         return text

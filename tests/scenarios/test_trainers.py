@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.faults import Part, System
 from tests.harness import FRESHET, Served, descendants, wait_until
 from tests.jobs import SPEC, finished, taught
@@ -42,6 +44,7 @@ def test_a_stopped_trainer_gives_its_job_back_and_ends_with_status_0(whole: Syst
         wait_until(lambda: web.api("GET", where).body["state"] == "running", 20, whole.log)
 
 
+@pytest.mark.slow
 def test_stopping_trainers_is_not_counted_against_a_job(whole: System) -> None:
     with under_way(whole) as (web, trainer, where):
         for attempt in range(2, 6):

@@ -136,6 +136,17 @@ def test_a_cancelled_job_is_never_promoted(stored: Stored) -> None:
     assert stored.job().state == "queued"
 
 
+def test_a_running_job_without_a_trainer_is_cancelled_at_once(stored: Stored) -> None:
+    attempt = stored.attempt()
+    seconds, _ = stored.link.call("TIME")
+    stored.link.call(
+        "HSET", f"freshet:{{{stored.name}}}:job:{attempt.id}", "beat", f"{int(seconds) - 61}.000"
+    )
+    assert jobs.cancel(stored.link, stored.name, attempt.id) == "cancelled"
+    assert outcomes(stored, attempt) == REFUSED
+    assert stored.job().state == "queued"
+
+
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_a_cancelled_job_is_not_claimed(state: str, stored: Stored) -> None:
     job = stored.job()

@@ -135,13 +135,13 @@ class OnlineModel:
             self._learn_rows = self._compiled()
         if rows:
             self._note_build()
-        targets = self._arrays["scaling.targets"].copy()
+        targets = None if served is None else self._arrays["scaling.targets"].copy()
         self._learn_rows(X, y, weights, predictions, losses, skipped)
+        np.minimum(losses, LARGEST_LOSS, out=losses)  # NaN, of what is no label, stays
         scored = predictions, losses
-        if served is not None:
+        if served is not None and targets is not None:
             scored = self._with_served(targets, y, np.ascontiguousarray(served, np.float64), skipped, scored)
         self._score(*scored, y, weights, skipped)
-        np.minimum(losses, LARGEST_LOSS, out=losses)  # NaN, of what is no label, stays
         return Learned(predictions, losses, skipped)
 
     def fit(
@@ -269,7 +269,9 @@ class OnlineModel:
             y = y.reshape(-1, 1)
         if y.shape != (len(X), self.spec.targets):
             raise ValueError(f"y must have the shape ({len(X)}, {self.spec.targets}), not {y.shape}")
-        weights = np.ones(len(X)) if weights is None else np.ascontiguousarray(weights, np.float64)
+        if weights is None:
+            return X, y, np.ones(len(X))
+        weights = np.ascontiguousarray(weights, np.float64)
         if weights.shape != (len(X),):
             raise ValueError(f"weights must have the shape ({len(X)},), not {weights.shape}")
         if len(X) and not 0.0 <= weights.min() <= weights.max() < np.inf:
@@ -306,7 +308,7 @@ class OnlineModel:
 
         predictions, losses = scored[0].copy(), scored[1].copy()
         score_served(self._program.codes, targets, y, served, skipped, predictions, losses)
-        return predictions, losses
+        return predictions, np.minimum(losses, LARGEST_LOSS)
 
     def _score(
         self, predictions: Array, losses: Array, y: Array, weights: Array, skipped: NDArray[np.bool_]
@@ -316,7 +318,7 @@ class OnlineModel:
             unreadable = np.isnan(losses)
             predictions, y = predictions.copy(), y.copy()
             predictions[unreadable], y[unreadable] = np.nan, 0.0
-        self._metrics.update(predictions, y, weights, np.minimum(losses, LARGEST_LOSS), skipped)
+        self._metrics.update(predictions, y, weights, losses, skipped)
 
     def metrics(self) -> dict[str, Any]:
         """Prequential scores, JSON-ready: in total, over a fading window, and of baselines."""

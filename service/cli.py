@@ -8,7 +8,6 @@ from typing import NamedTuple
 import click
 
 from service.errors import ServiceError
-from service.host import compiled_cache
 
 
 class Entry(NamedTuple):
@@ -92,7 +91,8 @@ def main() -> None:
     # Read by NumPy when it is imported: processes for the cores, not threads.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    compiled_cache.prepare()
+    if os.environ.get("NUMBA_CPU_NAME") == "":  # an image that was compiled for the processor of its build
+        del os.environ["NUMBA_CPU_NAME"]
     try:
         cli()
     except ServiceError as error:

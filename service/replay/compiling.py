@@ -1,28 +1,17 @@
-"""Compiling what learning needs, once a machine."""
+"""Compiling what learning needs, once for each installation."""
 
-import threading
 import time
 
-from model import warm_up
+from model import is_compiled, warm_up
 from service.logs import log
-
-SHORT = 4.0  # seconds that loading the compiled loop takes at most
 
 
 def compile_loop() -> None:
-    """Compile the loop that learns, or load it from its cache. Says so if it takes long."""
-    begun = time.monotonic()
-    notice = threading.Timer(SHORT, _announce)
-    notice.daemon = True
-    notice.start()
-    try:
+    """Load the compiled loop that learns; compile it, and say so, if it is not there yet."""
+    if is_compiled():
         warm_up()
-    finally:
-        notice.cancel()
-    seconds = time.monotonic() - begun
-    if seconds > SHORT:
-        log.info("compiled the learning loop", seconds=round(seconds, 1))
-
-
-def _announce() -> None:
+        return
     log.info("compiling the learning loop: once for each installation, up to a minute; feedback waits for it")
+    begun = time.monotonic()
+    warm_up()
+    log.info("compiled the learning loop", seconds=round(time.monotonic() - begun, 1))

@@ -74,6 +74,17 @@ class LabelEncoder:
             for row in rows
         ]
 
+    def decode_classes(self, classes: NDArray[Any], predictions: Array) -> list[dict[str, Any]]:
+        """As `decode`, for some classes only, the most likely first: their places and predictions, (n, columns)."""
+        scores = "probabilities" if self._probabilistic else "scores"
+        return [
+            {
+                "label": self._classes[places[0]],
+                scores: dict(zip([self._names[place] for place in places], row, strict=True)),
+            }
+            for places, row in zip(classes.tolist(), predictions.tolist(), strict=True)
+        ]
+
 
 def _read_value(index: int, pointer: str, value: Any) -> float:
     try:

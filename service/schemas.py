@@ -1,5 +1,6 @@
 """Request bodies, checked at the edge: strict types, no unknown fields. Rows and labels are checked by the model."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,6 +9,7 @@ from pydantic_core import from_json
 from service.errors import BadRequest, Invalid
 
 Body = TypeVar("Body", bound=BaseModel)
+MOST_CLASSES = 10_000  # that a model may have
 ABSENT = object()
 """Features that were left out: those of the prediction that awaits the observation's label are meant."""
 ObservationId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -25,6 +27,7 @@ class PredictRequest(Strict):
     instances: Annotated[list[Any], Field(min_length=1)]
     ids: Annotated[list[ObservationId], Field(min_length=1)] | None = None
     min_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    top: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
 
 
 class Observation(Strict):
@@ -50,13 +53,15 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
         raise problem(error) from None
 
 
-def parse_feedback(raw: bytes) -> list[Observation]:
-    """The observations of a feedback body: one, or a list. Raises as `parse` does."""
+def parse_feedback(raw: bytes, check: Callable[[int], None] = lambda rows: None) -> list[Observation]:
+    """The observations of a feedback body: one, or a list; `check` is given their number. Raises as `parse` does."""
     try:
         value = from_json(raw)
     except ValueError as error:
         raise BadRequest(f"not JSON: {error}") from None
     several = isinstance(value, dict) and "observations" in value
+    if several and isinstance(value["observations"], list):
+        check(len(value["observations"]))
     try:
         if several:
             return Observations.model_validate(value).observations

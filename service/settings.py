@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         4096, ge=1, le=4096, description="maximum instances or observations in one JSON body"
     )
     max_models: int = Field(1000, ge=1, description="maximum number of models")
+    max_cells: int = Field(
+        10_000_000,
+        ge=1000,
+        description="maximum numbers that the rows of one request take on their way through a network",
+    )
     max_total_parameters: int = Field(
         100_000_000, ge=1, description="maximum weights and biases of all models together"
     )

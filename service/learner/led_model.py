@@ -27,7 +27,7 @@ from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
 from service.store.lease import Fence
 from service.store.log import START, Entry, LogId, sizes, token_at
-from service.store.messages import Publication, Result, publish_command, publish_results_command
+from service.store.messages import Publication, Result, publish_command, publish_results_commands
 from service.store.refusals import Refusal
 
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
@@ -214,7 +214,8 @@ class LedModel:
             rows = slice(start, start + len(entry.block))
             start = rows.stop
             if entry.web:
-                waiting.setdefault(entry.web, []).append(
+                web, columns = entry.waiting
+                waiting.setdefault(web, []).append(
                     Result(
                         self.generation,
                         entry.token,
@@ -222,9 +223,11 @@ class LedModel:
                         learned.predictions[rows],
                         learned.losses[rows],
                         learned.skipped[rows],
-                    )
+                    ).cut(self.spec.outputs if columns is None else columns)
                 )
-        return [publish_results_command(web, results) for web, results in waiting.items()]
+        return [
+            command for web, results in waiting.items() for command in publish_results_commands(web, results)
+        ]
 
     def _advance(self, entries: list[Entry]) -> None:
         self.log_id, self.token = entries[-1].log_id, entries[-1].token

@@ -39,13 +39,21 @@ class Entry:
 
     log_id: LogId
     token: bytes
-    web: bytes  # the web process that waits for the result, or empty
+    web: (
+        bytes  # the web process that waits for the result and, behind a colon, how much it asks for; or empty
+    )
     size: int  # bytes that all blocks up to and with this one took
     block: Block  # without rows, if it is a command
     command: dict[str, Any] | None = None
     generation: bytes = b""  # how that of the model begins that a block was appended to
     by: str = ""  # the API key that taught it, by name
     time: int = 0  # when it was appended, seconds since the epoch by Redis's clock
+
+    @property
+    def waiting(self) -> tuple[bytes, int | None]:
+        """The web process that waits, and how many numbers of each prediction it asks for; None: all."""
+        web, _, columns = self.web.partition(b":")
+        return web, int(columns) if columns else None
 
     @classmethod
     def parse(cls, log_id: bytes, fields: Sequence[bytes]) -> "Entry":

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,8 +13,14 @@ from service.store.log import LogId
 
 Array = np.ndarray
 
-_RESULTS_VERSION = b"\x02"  # of a message of results
-_RESULT = struct.Struct("<16sHqII")  # generation, length of the token, position, rows, outputs
+_RESULTS_VERSION = b"\x03"  # of a message of results
+# generation, length of the token, position, rows, columns, whether the columns are of the most likely classes
+_RESULT = struct.Struct("<16sHqII?")
+_COLUMN = np.dtype("<u4")
+LONGEST_MESSAGE = 2**20
+"""Bytes of results in one message, about: Redis cuts off a subscriber for which too much is waiting."""
+LONGEST_ROUND = 2**22
+"""Bytes of results for one web process at a time; beyond them only losses are told."""
 _PUBLICATION_VERSION = b"\x02"
 # generation, timeline, term, log id, length of the metrics, of the spec and of the hyperparameters
 _PUBLICATION = struct.Struct("<16sqqqqIII")
@@ -70,7 +76,9 @@ class Publication:
 class Result:
     """What one append came to: for each row the prediction made before learning, the loss, whether it was skipped.
 
-    `position` is that of its last row. predictions (n, outputs) float64, losses (n,) float64, skipped (n,) bool.
+    `position` is that of its last row. predictions (n, columns) float64, losses (n,) float64, skipped (n,) bool.
+    `classes` (n, columns) are given where the predictions are of the most likely classes only. Predictions that were
+    not asked for have no columns.
     """
 
     generation: bytes
@@ -79,13 +87,27 @@ class Result:
     predictions: Array
     losses: Array
     skipped: Array
+    classes: Array | None = None
+
+    def cut(self, columns: int) -> "Result":
+        """The result with the predictions of so many classes, the most likely ones."""
+        if columns >= self.predictions.shape[1]:
+            return self
+        if not columns:
+            return replace(self, predictions=self.predictions[:, :0], classes=None)
+        classes, predictions = most_likely(self.predictions, columns)
+        return replace(self, predictions=predictions, classes=classes.astype(_COLUMN))
 
     def to_bytes(self) -> bytes:
         """The result as bytes; several may stand one behind the other."""
         return b"".join(
             [
-                _RESULT.pack(self.generation, len(self.token), self.position, *self.predictions.shape),
+                _RESULT.pack(
+                    *(self.generation, len(self.token), self.position, *self.predictions.shape),
+                    self.classes is not None,
+                ),
                 self.token,
+                b"" if self.classes is None else self.classes.tobytes(),
                 self.predictions.tobytes(),
                 self.losses.tobytes(),
                 self.skipped.tobytes(),
@@ -99,17 +121,21 @@ def parse_results(blob: bytes) -> Iterator[Result]:
         raise StoreError("results of a version that this program does not read")
     offset = len(_RESULTS_VERSION)
     while offset < len(blob):
-        generation, length, position, rows, outputs = _RESULT.unpack_from(blob, offset)
+        generation, length, position, rows, columns, is_cut = _RESULT.unpack_from(blob, offset)
         offset += _RESULT.size
         token = blob[offset : offset + length]
         offset += length
-        predictions = np.frombuffer(blob, np.float64, rows * outputs, offset).reshape(rows, outputs)
+        classes = None
+        if is_cut:
+            classes = np.frombuffer(blob, _COLUMN, rows * columns, offset).reshape(rows, columns)
+            offset += classes.nbytes
+        predictions = np.frombuffer(blob, np.float64, rows * columns, offset).reshape(rows, columns)
         offset += predictions.nbytes
         losses = np.frombuffer(blob, np.float64, rows, offset)
         offset += losses.nbytes
         skipped = np.frombuffer(blob, np.bool_, rows, offset)
         offset += rows
-        yield Result(generation, token, position, predictions, losses, skipped)
+        yield Result(generation, token, position, predictions, losses, skipped, classes)
 
 
 def publish_command(name: str, publication: Publication) -> tuple[object, ...]:
@@ -117,10 +143,28 @@ def publish_command(name: str, publication: Publication) -> tuple[object, ...]:
     return ("PUBLISH", keys.weights(name), publication.to_bytes())
 
 
-def publish_results_command(web: bytes, results: list[Result]) -> tuple[object, ...]:
-    """The command that publishes results to the web process that waits for them."""
-    message = b"".join([_RESULTS_VERSION, *(result.to_bytes() for result in results)])
-    return ("PUBLISH", keys.results(web.decode()), message)
+def publish_results_commands(web: bytes, results: list[Result]) -> list[tuple[object, ...]]:
+    """The commands that publish results to the web process that waits for them."""
+    messages, size, total = [[_RESULTS_VERSION]], 0, 0
+    for result in results:
+        blob = (result if total < LONGEST_ROUND else result.cut(0)).to_bytes()
+        if size and size + len(blob) > LONGEST_MESSAGE:
+            messages.append([_RESULTS_VERSION])
+            size = 0
+        messages[-1].append(blob)
+        size, total = size + len(blob), total + len(blob)
+    return [("PUBLISH", keys.results(web.decode()), b"".join(message)) for message in messages]
+
+
+def most_likely(predictions: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of each row's largest numbers and the numbers (n, top), largest first, of equal ones the first."""
+    columns = np.argpartition(predictions, -top, axis=1)[:, -top:]
+    first = predictions.argmax(axis=1)
+    is_lost = ~(columns == first[:, None]).any(axis=1)  # among too many equal ones
+    columns[is_lost, 0] = first[is_lost]
+    values = np.take_along_axis(predictions, columns, axis=1)
+    order = np.lexsort((columns, -values), axis=1)
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 @dataclass(frozen=True, slots=True)

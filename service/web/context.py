@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.store.connection import Links
 from service.web.access import Access
 from service.web.bodies import RequestBody
+from service.web.bounds import check_containers
 from service.web.feedback.submit import Feedback
 from service.web.idempotency import NAME, checked_key
 from service.web.replicas.replica import ServedModel
@@ -68,7 +69,9 @@ def json_body() -> bytes:
         raise WrongMediaType(
             f"send application/json, not {request.mimetype or 'nothing'}; curl: -H 'Content-Type: application/json'"
         )
-    return raw_body()
+    raw = raw_body()
+    check_containers(raw)
+    return raw
 
 
 def has_body() -> bool:

@@ -16,6 +16,7 @@ from service.errors import Problem
 from service.web import telemetry
 from service.web.access import Access
 from service.web.bodies import RequestBody
+from service.web.bounds import check_containers
 from service.web.context import Web
 from service.web.idempotency import checked_key
 from service.web.names import REQUEST_ID
@@ -88,6 +89,7 @@ class Direct:
         except Problem:
             body.drain()
             raise
+        check_containers(raw)
         if call == "predict":
             return predict_json(self._context, name, raw), HTTPStatus.OK
         return feedback_json(self._context, name, raw, checked_key(environ.get("HTTP_IDEMPOTENCY_KEY")))

@@ -77,6 +77,8 @@ SPEC = {
 V2 = {"inputs": [{"name": "features", "shape": [1, 2], "datatype": "FP64", "data": [1.5, 2.0]}]}
 MIN_STEP = {"type": "integer", "minimum": 0, "description": "not from before this step"}
 
+TOP = {"type": "integer", "minimum": 1, "maximum": 10_000, "description": "classes told of each prediction"}
+
 OPERATIONS: dict[str, Operation] = {
     "models.list_models": Operation("models", {200: answers.ModelList}),
     "models.describe": Operation("models", {200: answers.ModelAnswer}),
@@ -116,6 +118,7 @@ OPERATIONS: dict[str, Operation] = {
                 "enum": ["true", "false"],
                 "description": "each line of a stream has an id",
             },
+            "top": TOP,
             "on_error": {
                 "type": "string",
                 "enum": ["skip", "stop"],
@@ -135,6 +138,7 @@ OPERATIONS: dict[str, Operation] = {
                 "enum": ["skip", "stop"],
                 "description": "at a bad line of a stream",
             },
+            "top": TOP,
             "results": {"type": "string", "enum": ["none", "blocks", "each"], "description": "of a stream"},
         },
         WRITES,

@@ -15,9 +15,10 @@ from model import RowError
 from service.errors import Invalid
 from service.schemas import ObservationId, Strict, problem
 from service.web import loop
+from service.web.bounds import columns_of_results
 from service.web.context import Web
 from service.web.replicas.replica import ServedModel
-from service.web.slicing import LINES_AT_A_TURN, encode_rows, predict_rows
+from service.web.slicing import LINES_AT_A_TURN, decoded, encode_rows, predict_rows
 
 Array = np.ndarray
 
@@ -38,25 +39,30 @@ class _Row:
     id: str | None = None
 
 
-def predict_stream(
-    context: Web,
-    served: ServedModel,
-    blocks: Iterable[tuple[int, list[bytes]]],
-    named: bool,
-    stop_on_error: bool,
-) -> Iterator[list[dict[str, Any]]]:
-    """The predictions for lines of NDJSON, each a row; with `named`, an object of `id` and `features`.
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """How a stream is predicted: each line is a row; `named`: an object of `id` and `features`.
 
-    A line that cannot be read is told of in its place; with `stop_on_error` the stream ends there.
+    A bad line may stop it. `top` is how many classes of each prediction are told; None: of very many the most likely.
     """
+
+    named: bool = False
+    stop_on_error: bool = False
+    top: int | None = None
+
+
+def predict_stream(
+    context: Web, served: ServedModel, blocks: Iterable[tuple[int, list[bytes]]], options: PredictOptions
+) -> Iterator[list[dict[str, Any]]]:
+    """The predictions for lines of NDJSON. A line that cannot be read is told of in its place, or ends the stream."""
     for number, lines in blocks:
         bad: dict[int, str] = {}
-        rows = _parsed(number, lines, named, bad)
+        rows = _parsed(number, lines, options.named, bad)
         rows, features = _encoded(served, rows, bad)
-        told = _predicted(context, served, rows, features)
-        if not stop_on_error:
+        told = _predicted(context, served, rows, features, options.top)
+        if not options.stop_on_error:
             told |= {place: {"line": place, "error": detail} for place, detail in bad.items()}
-        last = min(bad) if bad and stop_on_error else number + len(lines)
+        last = min(bad) if bad and options.stop_on_error else number + len(lines)
         yield [told[place] for place in sorted(told) if place < last]
         if last in bad:
             raise Invalid(f"line {last}: {bad[last]}", [(f"line {last}", bad[last])], line=last)
@@ -98,7 +104,7 @@ def _encoded(served: ServedModel, rows: list[_Row], bad: dict[int, str]) -> tupl
 
 
 def _predicted(
-    context: Web, served: ServedModel, rows: list[_Row], features: Array
+    context: Web, served: ServedModel, rows: list[_Row], features: Array, top: int | None
 ) -> dict[int, dict[str, Any]]:
     """What is told of each row, by its line. Rows with an id are remembered until their label comes."""
     version = served.version
@@ -107,8 +113,9 @@ def _predicted(
     if newest:
         places = list(newest.values())
         context.feedback.remember(served, list(newest), version.step, features[places], made[places])
+    columns = columns_of_results(1, version.spec, top, "top")
     told = {}
-    for row, prediction in zip(rows, version.labels.decode(made), strict=True):
+    for row, prediction in zip(rows, decoded(version, made, columns), strict=True):
         known = {} if row.id is None else {"id": row.id}
         told[row.number] = {**known, "step": version.step, **prediction}
     return told

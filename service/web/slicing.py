@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from model import FeatureEncoder, LabelEncoder, RowError
 from service.schemas import Observation, Observations, PredictRequest, parse, parse_feedback
+from service.store.messages import most_likely
 from service.web import loop
 from service.web.replicas.replica import ModelVersion
 
@@ -59,10 +60,12 @@ class _Elements:
         return self._head + self._raw[self._at :] if self._head else self._raw
 
 
-def read_instances(raw: bytes, encoder: FeatureEncoder) -> tuple[PredictRequest, Array]:
+def read_instances(
+    raw: bytes, encoder: FeatureEncoder, check: Callable[[int], None]
+) -> tuple[PredictRequest, Array]:
     """The body of a prediction, and all its rows encoded (the body itself has the last ones only).
 
-    Raises BadRequest, Invalid, RowError.
+    `check` is given how many rows there are at least, before they are encoded. Raises BadRequest, Invalid, RowError.
     """
     elements = _Elements(raw, b"instances")
     parts: list[Array] = []
@@ -72,16 +75,18 @@ def read_instances(raw: bytes, encoder: FeatureEncoder) -> tuple[PredictRequest,
             values = from_json(piece)
         except ValueError:
             break
+        check(rows + len(values))
         parts.append(_shifted(encoder.encode, values, rows))
         rows += len(values)
     body = parse(PredictRequest, elements.left())
+    check(rows + len(body.instances))
     for part in loop.slices(len(body.instances), max(1, SLICE_CELLS // encoder.width)):
         parts.append(_shifted(encoder.encode, body.instances[part], rows + part.start))
     return body, _joined(parts)
 
 
-def read_observations(raw: bytes) -> list[Observation]:
-    """The observations of a feedback body. Raises BadRequest, Invalid."""
+def read_observations(raw: bytes, check: Callable[[int], None]) -> list[Observation]:
+    """The observations of a feedback body. `check` is given how many there are at least. Raises BadRequest, Invalid."""
     elements = _Elements(raw, b"observations")
     observations: list[Observation] = []
     for piece in elements.pieces():
@@ -89,12 +94,13 @@ def read_observations(raw: bytes) -> list[Observation]:
             observations += Observations.model_validate({"observations": from_json(piece)}).observations
         except (ValueError, ValidationError):
             break
+        check(len(observations))
     if not observations:
-        return parse_feedback(raw)
+        return parse_feedback(raw, check)
     try:
         return observations + Observations.model_validate(from_json(elements.left())).observations
     except ValueError:
-        return parse_feedback(raw)  # as a whole, for the right places in its errors
+        return parse_feedback(raw, check)  # as a whole, for the right places in its errors
 
 
 def encode_rows(encoder: FeatureEncoder, rows: Sequence[Any]) -> Array:
@@ -136,14 +142,21 @@ def predict_rows(version: ModelVersion, features: Array) -> Array:
     return loop.run(lambda: version.predictor.predict(features))
 
 
-def written(version: ModelVersion, made: Array, ids: list[str] | None = None) -> bytes:
-    """Predictions as a JSON list, each with its id if there are ids."""
-    return b"[" + b",".join(_written(version, made, ids)) + b"]"
+def decoded(version: ModelVersion, made: Array, columns: int) -> list[dict[str, Any]]:
+    """What a client reads of predictions: all of each, or so many of its classes."""
+    if columns < made.shape[1]:
+        return version.labels.decode_classes(*most_likely(made, columns))
+    return version.labels.decode(made)
 
 
-def _written(version: ModelVersion, made: Array, ids: list[str] | None) -> Iterator[bytes]:
+def written(version: ModelVersion, made: Array, ids: list[str] | None, columns: int) -> bytes:
+    """Predictions as a JSON list, each with its id if there are ids, and with so many of its classes."""
+    return b"[" + b",".join(_written(version, made, ids, columns)) + b"]"
+
+
+def _written(version: ModelVersion, made: Array, ids: list[str] | None, columns: int) -> Iterator[bytes]:
     for part in loop.slices(len(made), max(1, SLICE_CELLS // (4 * made.shape[1]))):
-        predictions = version.labels.decode(made[part])
+        predictions = decoded(version, made[part], columns)
         if ids is not None:
             predictions = [{"id": known, **one} for known, one in zip(ids[part], predictions, strict=True)]
         yield to_json(predictions)[1:-1]

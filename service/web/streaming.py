@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from model import ModelSpec
 from service.errors import Invalid, ServiceError
+from service.schemas import MOST_CLASSES
 from service.web import problems
 from service.web.bodies import RequestBody
 
@@ -29,6 +30,16 @@ def choice(name: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise Invalid.at(name, f"one of {', '.join(allowed)}")
     return value
+
+
+def top() -> int | None:
+    """How many classes of each prediction the query asks for. Raises Invalid."""
+    value = request.args.get("top")
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 5 or not 1 <= int(value) <= MOST_CLASSES:
+        raise Invalid.at("top", f"a number from 1 to {MOST_CLASSES}")
+    return int(value)
 
 
 def stream_answer(records: Iterator[list[dict[str, Any]]], body: RequestBody) -> Response:

@@ -19,17 +19,24 @@ def row_results(labels: LabelEncoder, outcome: Outcome, rows: int) -> list[dict[
             if not outcome.applied:
                 results[row]["pending"] = True
         return results
-    predictions = labels.decode(result.predictions)
+    predictions = _predictions(labels, result)
     losses, skips = result.losses.tolist(), result.skipped.tolist()
     for index, row in enumerate(outcome.rows):
         results[row] = {
             "position": first + index,
-            "prediction": predictions[index],
+            "prediction": predictions[index] if predictions else None,
             "loss": None if skips[index] else losses[index],
         }
         if skips[index]:
             results[row]["skipped"] = True
     return results
+
+
+def _predictions(labels: LabelEncoder, result: Result) -> list[dict[str, Any]]:
+    """What a client reads; empty if the learner had too much to tell."""
+    if result.classes is not None:
+        return labels.decode_classes(result.classes, result.predictions)
+    return labels.decode(result.predictions) if result.predictions.shape[1] else []
 
 
 def mean_loss(result: Result | None) -> float | None:

@@ -44,6 +44,7 @@ class StreamOptions:
     stop_on_error: bool = False
     results: Results = "none"
     key: str | None = None  # the client's Idempotency-Key
+    columns: int = 0  # numbers of each prediction that results tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,9 @@ class StreamUpload:
             self._context.waiting.expect(self._served.generation, token, waiter)
         outcome = None
         try:
-            outcome = self._append_when_there_is_room(reading.draft, request, waiter is not None)
+            outcome = self._append_when_there_is_room(
+                reading.draft, request, None if waiter is None else self._options.columns
+            )
         except Problem as error:
             raise request.refusal(error) from error
         finally:
@@ -260,13 +263,13 @@ class StreamUpload:
                 time.sleep(min(error.retry_after or 0.0, LONGEST_NAP))
 
     def _append_when_there_is_room(
-        self, draft: Draft, request: Request, wants_result: bool
+        self, draft: Draft, request: Request, columns: int | None
     ) -> Outcome | Seen:
         """Append; where the learner is far behind, wait as long as it gets on."""
         while True:
             step = self._served.version.step
             try:
-                return self._context.feedback.append(self._served, draft, request, wants_result)
+                return self._context.feedback.append(self._served, draft, request, columns)
             except TooManyRequests as error:
                 lag: int = error.extra["lag"]
                 enough = max(lag - self._context.settings.max_lag + 1, min(lag, len(draft.block)))

@@ -120,11 +120,12 @@ class Feedback:
     # -- appending -------------------------------------------------------------------------------------------
 
     def submit(
-        self, served: ServedModel, draft: Draft, prefix: str, key: str | None, body: bytes
+        self, served: ServedModel, draft: Draft, prefix: str, key: str | None, body: bytes, columns: int
     ) -> Outcome | Repetition:
         """Append a draft and wait for its result, at most `apply_timeout` seconds.
 
-        `key` is the request's Idempotency-Key and `body` what it came with. Raises Problem.
+        `key` is the request's Idempotency-Key and `body` what it came with. `columns` is how many numbers of each
+        prediction the result is to have. Raises Problem.
         """
         token = (key or new_key()).encode()
         digest = body_digest(body)
@@ -134,7 +135,7 @@ class Feedback:
         with self._waiting.turn(), self._waiting.waiter(served.generation, token) as waiter:
             timeout = 0.0 if served.is_late else self._settings.apply_timeout
             try:
-                outcome = self.append(served, draft, request, timeout > 0)
+                outcome = self.append(served, draft, request, columns if timeout > 0 else None)
             except PredictionGone as error:
                 raise request.refusal(gone(error.rows, prefix)) from None
             except Problem as error:
@@ -183,9 +184,11 @@ class Feedback:
         return Repetition(seen.position, appended, int(duplicates), applied, answer or None)
 
     def append(
-        self, served: ServedModel, draft: Draft, request: Request, wants_result: bool
+        self, served: ServedModel, draft: Draft, request: Request, columns: int | None
     ) -> Outcome | Seen:
         """Append the rows of a draft that were not appended before, or find what was done with the key.
+
+        `columns` is how many numbers of each prediction the result is to have; None: no result is waited for.
 
         Raises PredictionGone, TooManyRequests, Unavailable, OutcomeUnknown, NotFound.
         """
@@ -210,7 +213,7 @@ class Feedback:
                 joined,
                 seen.step,
                 seen.timeline,
-                self._web if wants_result else "",
+                "" if columns is None else f"{self._web}:{columns}",
                 key_name(),
             )
             appended = self._append_once(served, wanted, request)

@@ -17,10 +17,11 @@ from model import FeatureSpec, ModelSpec, RowError
 from service.errors import BadRequest, Invalid, NotFound, Problem, WrongMediaType
 from service.schemas import Strict, parse
 from service.web import problems
+from service.web.bounds import check_rows, columns_of_answer
 from service.web.context import answer, raw_body, web
 from service.web.protocols.tensors import DATATYPES, Tensor, read_binary, read_json, written
 from service.web.replicas.replica import Served
-from service.web.routes.predict import check_rows, position, replica_at
+from service.web.routes.predict import position, replica_at
 from service.web.slicing import encode_rows, predict_rows
 
 Array = np.ndarray
@@ -123,7 +124,8 @@ def infer(name: str, number: str = VERSION) -> Response:
     wanted = _wanted(asked, served.spec)
     tensors = _read_tensors(asked, raw)
     rows = _rows(tensors, served.spec)
-    check_rows(len(rows), here, "/inputs/0/shape")
+    check_rows(len(rows), served.spec, here.settings, "/inputs/0/shape")
+    columns_of_answer(len(rows), served.spec, served.spec.outputs, "/inputs/0/shape")
     replica = replica_at(served, _min_step(asked), here)
     try:
         features = encode_rows(served.features, rows)

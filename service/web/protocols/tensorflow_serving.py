@@ -9,8 +9,8 @@ from model import RowError
 from service.errors import Invalid, NotFound, Problem
 from service.schemas import Strict, parse
 from service.web import problems
+from service.web.bounds import check_rows, columns_of_answer
 from service.web.context import answer, json_body, web
-from service.web.routes.predict import check_rows
 from service.web.slicing import encode_rows, predict_rows
 
 routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1")
@@ -43,7 +43,8 @@ def predict(name: str, number: str = VERSION) -> Response:
     served = here.served(name)
     body = parse(PredictBody, json_body())
     rows, by_column = _rows(body)
-    check_rows(len(rows), here, "/instances")
+    check_rows(len(rows), served.spec, here.settings, "/instances")
+    columns_of_answer(len(rows), served.spec, served.spec.outputs, "/instances")
     try:
         features = encode_rows(served.features, rows)
     except RowError as error:

@@ -1,5 +1,8 @@
 """Feedback: one observation, a list, or a stream of lines."""
 
+import re
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -7,6 +10,7 @@ from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
 from service.errors import Problem
+from service.web.bounds import check_rows, columns_of_results
 from service.web.context import Web, answer, idempotency_key, json_body, raw_answer, request_body, web
 from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.reading import Lines
@@ -15,11 +19,11 @@ from service.web.feedback.stream import Results, StreamOptions, upload_stream
 from service.web.feedback.submit import Outcome, Repetition
 from service.web.lines import line_blocks
 from service.web.replicas.replica import ServedModel
-from service.web.routes.predict import check_rows
 from service.web.slicing import read_observations
-from service.web.streaming import LINES, choice, lines_at_once, stream_answer
+from service.web.streaming import LINES, choice, lines_at_once, stream_answer, top
 
 routes = Blueprint("feedback", __name__)
+_LIST = re.compile(rb'\s*\{\s*"observations"\s*:')
 ANSWER_BYTES = 1024
 """Longest answer to a request with an Idempotency-Key that is kept whole."""
 
@@ -32,18 +36,25 @@ def feedback(name: str) -> Response:
     if request.mimetype == LINES:
         return _stream(context, served)
     key = idempotency_key()
-    return raw_answer(*feedback_json(context, name, json_body(), key))
+    return raw_answer(*feedback_json(context, name, json_body(), key, top()))
 
 
-def feedback_json(context: Web, name: str, raw: bytes, key: str | None) -> tuple[bytes, HTTPStatus]:
-    """The answer to a body of JSON that came with an Idempotency-Key, and its status. Raises Problem."""
+def feedback_json(
+    context: Web, name: str, raw: bytes, key: str | None, asked_top: int | None = None
+) -> tuple[bytes, HTTPStatus]:
+    """The answer to a body of JSON that came with an Idempotency-Key, and its status. Raises Problem.
+
+    `asked_top` is how many classes the results are to tell of.
+    """
     served = context.served(name)
-    observations = read_observations(raw)
-    check_rows(len(observations), context, "/observations")
+    check = partial(_check, context, served)
+    observations = read_observations(raw, check)
+    check(len(observations))
+    columns = columns_of_results(len(observations), served.spec, asked_top, "top")
     context.access.take_observations(len(observations))
     prefix = _prefix(raw)
     draft = context.feedback.draft(served, observations, prefix)
-    outcome = context.feedback.submit(served, draft, prefix, key, raw)
+    outcome = context.feedback.submit(served, draft, prefix, key, raw, columns)
     if isinstance(outcome, Repetition):
         return _repeated(served, outcome)
     count_rows(name, appended=len(outcome.rows), duplicate=len(outcome.duplicates))
@@ -61,6 +72,8 @@ def _stream(context: Web, served: ServedModel) -> Response:
         cast(Results, choice("results", ("none", "blocks", "each"))),
         idempotency_key(),
     )
+    if options.results == "each":
+        options = replace(options, columns=columns_of_results(1, served.spec, top(), "top"))
     body = request_body()
     blocks = line_blocks(body.pieces(), context.settings.max_line_bytes, lines_at_once(served.spec))
     parts = (Lines(number, lines) for number, lines in blocks)
@@ -75,9 +88,13 @@ def _stream(context: Web, served: ServedModel) -> Response:
     return answer(end, HTTPStatus.ACCEPTED if end["pending"] else HTTPStatus.OK)
 
 
+def _check(context: Web, served: ServedModel, rows: int) -> None:
+    check_rows(rows, served.spec, context.settings, "/observations")
+
+
 def _prefix(raw: bytes) -> str:
     """Where the observations stand in the body."""
-    return "/observations" if b'"observations"' in raw else ""
+    return "/observations" if _LIST.match(raw) else ""
 
 
 def _kept(body: dict[str, Any]) -> bytes:

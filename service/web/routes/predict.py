@@ -1,5 +1,6 @@
 """Predictions, from this process's copy of the model."""
 
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -7,12 +8,13 @@ from pydantic_core import to_json
 
 from model import RowError
 from service.errors import Invalid, Unavailable
+from service.web.bounds import check_rows, columns_of_answer
 from service.web.context import Web, json_body, raw_answer, request_body, web
 from service.web.lines import line_blocks
-from service.web.predict_stream import predict_stream
+from service.web.predict_stream import PredictOptions, predict_stream
 from service.web.replicas.replica import ModelVersion, ServedModel
 from service.web.slicing import predict_rows, read_instances, written
-from service.web.streaming import LINES, choice, lines_at_once, stream_answer
+from service.web.streaming import LINES, choice, lines_at_once, stream_answer, top
 
 routes = Blueprint("predict", __name__)
 
@@ -31,10 +33,11 @@ def predict_json(here: Web, name: str, raw: bytes) -> bytes:
     """The answer to a body of JSON. Raises Problem."""
     served = here.served(name)
     try:
-        body, features = read_instances(raw, served.features)
+        check = partial(_check, here, served)
+        body, features = read_instances(raw, served.features, check)
     except RowError as error:
         raise Invalid.at(f"/instances/{error.row}{error.pointer}", error.detail) from None
-    check_rows(len(features), here, "/instances")
+    columns = columns_of_answer(len(features), served.spec, body.top, "/top")
     if body.ids is not None:
         check_ids(body.ids, len(features))
     version = replica_at(served, body.min_step, here)
@@ -42,7 +45,7 @@ def predict_json(here: Web, name: str, raw: bytes) -> bytes:
     if body.ids is not None:
         here.feedback.remember(served, body.ids, version.step, features, made)
     head = to_json({"model": name, **position(here, version)})
-    return head[:-1] + b',"predictions":' + written(version, made, body.ids) + b"}\n"
+    return head[:-1] + b',"predictions":' + written(version, made, body.ids, columns) + b"}\n"
 
 
 def _stream(context: Web, served: ServedModel) -> Response:
@@ -51,14 +54,12 @@ def _stream(context: Web, served: ServedModel) -> Response:
     blocks = line_blocks(body.pieces(), context.settings.max_line_bytes, lines_at_once(served.spec))
     named = choice("ids", ("false", "true")) == "true"
     stop_on_error = choice("on_error", ("skip", "stop")) == "stop"
-    return stream_answer(predict_stream(context, served, blocks, named, stop_on_error), body)
+    options = PredictOptions(named, stop_on_error, top())
+    return stream_answer(predict_stream(context, served, blocks, options), body)
 
 
-def check_rows(rows: int, here: Web, place: str) -> None:
-    """Refuse more rows than the setting allows. Raises Invalid."""
-    if rows > here.settings.max_rows:
-        detail = f"{rows} rows; at most {here.settings.max_rows} in one request (FRESHET_MAX_ROWS)"
-        raise Invalid.at(place, detail)
+def _check(context: Web, served: ServedModel, rows: int) -> None:
+    check_rows(rows, served.spec, context.settings, "/instances")
 
 
 def check_ids(ids: list[str], rows: int) -> None:

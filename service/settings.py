@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     max_lag: int = Field(
         100_000, ge=1, description="unapplied observations of a model above which feedback gets 429"
     )
+    max_lag_bytes: int = Field(
+        256 * 2**20,
+        ge=2**16,
+        description="bytes of unapplied entries of a model's log above which writes get 429 or 503",
+    )
     label_ttl: float = Field(
         86_400.0, gt=0, description="seconds that a prediction with an id waits for its label"
     )

@@ -44,12 +44,14 @@ class Stored:
         wanted = Append(token, Block(X, y), token)
         return append(self.link, self.name, self.generation, wanted, LIMITS).position
 
-    def command(self, **command: object) -> LogId | None:
+    def command(self, max_lag_bytes: int = 2**53, **command: object) -> LogId | None:
         """Append a command."""
         self.appended += 1
         token = f"token-{self.appended}".encode()
         blob = b"blob" if command["do"] == "weights" else b""
-        return append_command(self.link, self.name, self.generation, token, command, b"", blob=blob)
+        return append_command(
+            self.link, self.name, self.generation, token, command, b"", blob=blob, max_lag_bytes=max_lag_bytes
+        )
 
     def lead(self) -> int:
         """Take the lead; returns the term."""
@@ -89,9 +91,11 @@ class Stored:
         """The ids of its checkpoints."""
         return [made.id for made in checkpoints.list_all(self.link, self.name)]
 
-    def beat(self, term: int, published: LogId, timeline: int = 1) -> object:
+    def beat(self, term: int, published: LogId, timeline: int = 1, size: int = 0) -> object:
         """One heartbeat."""
-        [answer] = lease.beat(self.link, [lease.Held(self.name, self.generation, term, timeline, published)])
+        [answer] = lease.beat(
+            self.link, [lease.Held(self.name, self.generation, term, timeline, published, size)]
+        )
         return answer
 
     def job(self, **request: object) -> Job:

@@ -108,7 +108,10 @@ class LeaderHeartbeat(threading.Thread):
                 return
 
     def _beat(self, leds: list["LedModel"]) -> None:
-        held = [lease.Held(led.name, led.generation, led.term, led.timeline, led.published) for led in leds]
+        held = [
+            lease.Held(led.name, led.generation, led.term, led.timeline, led.published, led.sizes.newest)
+            for led in leds
+        ]
         for led, answer in zip(leds, lease.beat(self._link, held), strict=True):
             if isinstance(answer, StoreUnavailable):
                 raise answer

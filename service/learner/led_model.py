@@ -108,7 +108,7 @@ class LedModel:
     republish: bool = True  # publish even though nothing is new
     lost: bool = False  # set by the heartbeat when another learner leads
     renew: int = 0  # least number of the new timeline that a web process asks for; set by the heartbeat
-    failure: Exception | None = None  # what went wrong while a checkpoint was written
+    checkpoints: list[Saving] = field(default_factory=list)  # that are being written
     _capture_seconds: float = 0.0  # of the snapshot that is being written
 
     @classmethod
@@ -297,25 +297,17 @@ class LedModel:
 
     def _keep_checkpoint(self, at: LogId, reason: Reason, note: str) -> None:
         """Keep the state as it is under the log id `at`. It is written beside; a later snapshot waits for it."""
-        capture, fence = self.model.capture(), self._fence(self.log_id, self.token)
-        created = time.time()
+        capture, log_id, token, created = self.model.capture(), self.log_id, self.token, time.time()
 
         def write(link: Link) -> None:
             state = capture()
-            made = Checkpoint(
-                str(at), str(fence.log_id), fence.log_id.position, created, reason, note, len(state)
-            )
+            made = Checkpoint(str(at), str(log_id), log_id.position, created, reason, note, len(state))
             try:
-                checkpoints.save(link, fence, made, state, self.settings.checkpoints)
+                checkpoints.save(link, self._fence(log_id, token), made, state, self.settings.checkpoints)
             except StoreFull as error:
                 log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                self.failure = error
-                raise
 
-        self.saver.submit(Saving(write, must=True))
+        self.checkpoints.append(self.saver.submit(Saving(write, must=True)))
         self.checkpoint_position, self.checkpoint_at = self.log_id.position, time.monotonic()
 
     # -- publishing and keeping ------------------------------------------------------------------------------
@@ -361,15 +353,15 @@ class LedModel:
     def begin_snapshot(self) -> Saving:
         """Capture the state and let it be written beside: `settle` sees what came of it."""
         started = time.monotonic()
-        capture, fence = self.model.capture(), self._fence(self.log_id, self.token)
+        capture, log_id, token = self.model.capture(), self.log_id, self.token
         loss = self.model.metrics()["window"]["loss"]
         below = self.sizes.trim_below(self.log_id.position, self.spec)
         keep = snapshots.Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
         self._capture_seconds = time.monotonic() - started
 
         def write(link: Link) -> None:
-            snapshots.save(link, fence, capture(), loss, keep)
-            self.snapshot_id = fence.log_id
+            snapshots.save(link, self._fence(log_id, token), capture(), loss, keep)
+            self.snapshot_id = log_id
 
         self.snapshot_at = time.monotonic()
         self.saving = self.saver.submit(Saving(write, must=False))
@@ -377,16 +369,17 @@ class LedModel:
 
     def settle(self) -> None:
         """Deal with what came of states that were written beside. Raises TermLost, StaleWrite."""
-        if self.failure is not None:
-            raise self.failure
+        for saving in self.checkpoints:
+            if saving.is_done and saving.error is not None and not isinstance(saving.error, StoreUnavailable):
+                raise saving.error
+        self.checkpoints = [saving for saving in self.checkpoints if not saving.is_done]
         if self.saving is None or not self.saving.is_done:
             return
         saving, self.saving = self.saving, None
         if saving.error is None:
             self.snapshot_cost.note(self._capture_seconds + saving.seconds)
-        elif isinstance(
-            saving.error, StoreFull
-        ):  # the lead is kept, the log too; the next try is due like a next snapshot
+        elif isinstance(saving.error, StoreFull):
+            # The lead is kept, the log too; the next try is due like a next snapshot.
             log.error("no snapshot", model=self.name, error=str(saving.error))
         elif not isinstance(saving.error, StoreUnavailable):
             raise saving.error

@@ -5,10 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from service.errors import StoreUnavailable
+from service.errors import StaleWrite, StoreUnavailable
 from service.store.connection import Link
 
 AGAIN = 0.2  # seconds until a write that must not be left out is tried again
+STALE_TRIES = 5
 FINISH = 20.0  # seconds that a stop waits for what is still to be written
 
 
@@ -81,18 +82,26 @@ class Saver(threading.Thread):
             return self._waiting.popleft() if self._waiting else None
 
     def _write(self, saving: Saving) -> None:
-        while True:
-            started = time.monotonic()
-            try:
-                saving.write(self._link)
+        stale = 0
+        while not self._has_ended(saving):
+            # Stale is also what is written while a new timeline begins: the next try shows that one.
+            stale += isinstance(saving.error, StaleWrite)
+            again = saving.must if isinstance(saving.error, StoreUnavailable) else 0 < stale <= STALE_TRIES
+            if not (again and self._is_patient):
                 return
-            except StoreUnavailable as error:
-                saving.error = error
-                if not (saving.must and self._is_patient):
-                    return
-                time.sleep(AGAIN)
-            except Exception as error:  # noqa: BLE001 - the learner's main thread deals with it
-                saving.error = error
-                return
-            finally:
-                saving.seconds = time.monotonic() - started
+            time.sleep(AGAIN)
+
+    def _has_ended(self, saving: Saving) -> bool:
+        """Try once; whether it is written, or can never be."""
+        started = time.monotonic()
+        saving.error = None
+        try:
+            saving.write(self._link)
+        except (StoreUnavailable, StaleWrite) as error:
+            saving.error = error
+        except Exception as error:  # noqa: BLE001 - the learner's main thread deals with it
+            saving.error = error
+            return True
+        finally:
+            saving.seconds = time.monotonic() - started
+        return saving.error is None

@@ -12,7 +12,7 @@ from service.errors import BlobGone, CommandRefused, LogGap, StoreError
 from service.jobs.undo import Undo
 from service.store import checkpoints, refusals
 from service.store.connection import Link
-from service.store.log import COMMANDS_AT_ONCE, Entry, LogId, read_after
+from service.store.log import LAST_COMMAND, Entry, LogId, read_after
 
 REPLACING = {"rollback", "promote", "weights"}
 """Commands that replace the weights: a checkpoint is made before each."""
@@ -36,7 +36,7 @@ class Sources:
 
     def observations(self, after: int, to: int) -> Iterator[Entry]:
         """The entries of observations after one position up to and with another. Raises LogGap if any is gone."""
-        for entry in entries_between(self.link, self.name, LogId(after, COMMANDS_AT_ONCE), to):
+        for entry in entries_between(self.link, self.name, LogId(after, LAST_COMMAND), to):
             if entry.command is None:
                 if after + len(entry.block) != entry.log_id.position:
                     raise LogGap(f"the log lacks observations after {after}")

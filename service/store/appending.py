@@ -50,7 +50,8 @@ class Appended:
     awaiting: dict[int, bytes] = field(
         default_factory=dict
     )  # row that does not join -> its awaiting prediction
-    lag: int = 0  # observations that are not applied: too many
+    lag: int = 0  # observations that are not applied: too many,
+    lag_bytes: int = 0  # or too many bytes, if this is not 0
     older: bool = False  # the log ends before what the caller has seen: Redis came back older
 
 
@@ -77,7 +78,7 @@ def append(
             *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
             *(wanted.record, wanted.known, wanted.step, wanted.timeline),
             *(limits.max_lag, limits.label_ttl_ms, joined),
-            *(wanted.key, wanted.by, *ids),
+            *(wanted.key, wanted.by, limits.max_lag_bytes, *ids),
         ],
     )
     return _appended(name, answer)
@@ -103,6 +104,7 @@ class Limits:
     remembered: int
     max_lag: int
     label_ttl_ms: int
+    max_lag_bytes: int = 2**53
 
     @property
     def segment(self) -> int:
@@ -126,7 +128,7 @@ def _appended(name: str, answer: list[Any]) -> Appended:
         case b"awaiting":
             return Appended(awaiting=dict(zip(values[::2], values[1::2], strict=True)))
         case b"lag":
-            return Appended(lag=int(values[0]))
+            return Appended(lag=int(values[0]), lag_bytes=int(values[1]) if len(values) > 1 else 0)
         case b"older":
             return Appended(older=True)
     raise WrongGeneration(f"model {name} was deleted")
@@ -157,25 +159,27 @@ def append_command(
     hyperparameters: dict[str, Any] | None = None,
     schedule: NewSchedule | None = None,
     blobs: int = 10,
+    max_lag_bytes: int = 2**53,
 ) -> LogId | None:
     """Append a command, or find the one that was appended with this key and digest. Returns its log id.
 
     What it names is kept with it: `blob`, or a copy of the state of `checkpoint`; then None is returned if there is no
     such checkpoint. `hyperparameters` are noted as the model's live ones, and `schedule` as its schedule; without a
     command that is all, and the log id is that of the log's head. `blobs` of the newest commands are kept.
-    Raises WrongGeneration; KeyUsed if something else was done with the key; LogCrowded if too many commands stand at
-    this position or wait for the learner.
+    Raises WrongGeneration; KeyUsed if something else was done with the key; LogCrowded if too much waits for the
+    learner.
     """
     kind, *values = link.run(
         scripts.COMMAND,
         [
             *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
-            *(keys.schedule(name), *keys.seen(name), *keys.answers(name)),
+            *(keys.schedule(name), keys.lease(name), *keys.seen(name), *keys.answers(name)),
         ],
         [
             *(generation, key, json.dumps(command) if command else "", blob, checkpoint, 2 * blobs),
             *(json.dumps(hyperparameters) if hyperparameters else "", digest),
             *(("", "") if schedule is None else schedule.to_arguments()),
+            max_lag_bytes,
         ],
     )
     match kind:
@@ -187,9 +191,7 @@ def append_command(
                 raise KeyUsed
             return LogId(int(position), int(record[1:]))
         case b"full":
-            raise LogCrowded(
-                "too many commands wait for the learner, or stand without an observation between them"
-            )
+            raise LogCrowded("too much waits for the learner")
         case b"unknown":
             return None
     raise WrongGeneration(f"model {name} was deleted")

@@ -62,6 +62,7 @@ class Held:
     term: int
     timeline: int
     published: LogId
+    size: int = 0  # bytes that the log took up to what is applied
 
 
 def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError]:
@@ -75,7 +76,7 @@ def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError
         [
             (
                 [keys.meta(lead.name), keys.lease(lead.name)],
-                [lead.generation, lead.term, lead.timeline, str(lead.published)],
+                [lead.generation, lead.term, lead.timeline, str(lead.published), lead.size],
             )
             for lead in held
         ],

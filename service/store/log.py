@@ -29,7 +29,7 @@ class LogId(NamedTuple):
 
 
 START = LogId(0, 0)
-COMMANDS_AT_ONCE = 1024  # at one position, as the scripts have it
+LAST_COMMAND = 2**53  # greater than the number of any command at a position
 NO_ROWS = Block(np.empty((0, 0)), np.empty((0, 0)))
 
 

@@ -10,7 +10,7 @@ from service.replay.commands import Sources, entries_between, obey
 from service.store import checkpoints, log, models, snapshots
 from service.store.blocks import Block, join
 from service.store.connection import Link
-from service.store.log import COMMANDS_AT_ONCE, NO_ROWS, START, Entry, LogId
+from service.store.log import LAST_COMMAND, NO_ROWS, START, Entry, LogId
 
 Array = np.ndarray
 
@@ -100,7 +100,7 @@ def read_pieces(link: Link, name: str, after: int, cut: int, to: int) -> list[Pi
     """
     pieces: list[Piece] = []
     position: int | None = None
-    before = LogId(after - 1, COMMANDS_AT_ONCE) if after else START
+    before = LogId(after - 1, LAST_COMMAND) if after else START
     for entry in entries_between(link, name, before, to):
         rows = len(entry.block)
         first = entry.log_id.position - rows

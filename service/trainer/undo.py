@@ -5,7 +5,7 @@ from typing import Any
 from model import OnlineModel
 from service.jobs.undo import Undo
 from service.replay.commands import Sources, entries_between, obey
-from service.store.log import COMMANDS_AT_ONCE, Entry, LogId, oldest
+from service.store.log import Entry, LogId, oldest
 from service.trainer.job import JobFailed, Run
 from service.trainer.rows import base_before
 
@@ -46,7 +46,7 @@ class UndoRun(Run):
         """The model after the log without what is to be undone, the last entry, and how many rows were which."""
         sources, counts = Sources(self.link, self.name), {"undone": 0, "learned": 0}
         last, position = None, after.position
-        for entry in entries_between(self.link, self.name, after, head, COMMANDS_AT_ONCE):
+        for entry in entries_between(self.link, self.name, after, head):
             if entry.command is None and position + len(entry.block) != entry.log_id.position:
                 raise JobFailed("the log was trimmed meanwhile")
             last, position = entry, entry.log_id.position

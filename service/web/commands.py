@@ -71,6 +71,7 @@ def order(
             hyperparameters=hyperparameters,
             schedule=schedule,
             blobs=here.settings.checkpoints,
+            max_lag_bytes=here.settings.max_lag_bytes,
         )
     except KeyUsed:
         raise another_body() from None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import ModelSpec
-from service.errors import LogGap, WrongGeneration
+from service.errors import LogCrowded, LogGap, WrongGeneration
 from service.learner.led_model import LedModel
 from service.learner.saving import Saver
 from service.settings import Settings
@@ -152,3 +152,36 @@ def test_a_learner_takes_no_entry_of_another_generation(stored: Stored, led: Led
     with pytest.raises(WrongGeneration):
         apply(led, [foreign])
     assert led.model.step == 2
+
+
+def test_nothing_is_appended_where_too_many_bytes_are_not_applied(stored: Stored) -> None:
+    term = stored.lead()
+    stored.append(5)
+    stored.beat(term, LogId(5, 0), size=0)
+    limits = replace(LIMITS, max_lag_bytes=100)
+    wanted = Append(b"1", block(), b"1")
+    assert append(stored.link, stored.name, stored.generation, wanted, limits).position == 6, "none wait"
+    found = append(stored.link, stored.name, stored.generation, Append(b"2", block(), b"2"), limits)
+    assert found.lag == 1
+    assert found.lag_bytes > 100
+    stored.beat(term, LogId(6, 0), size=found.lag_bytes)
+    assert append(stored.link, stored.name, stored.generation, Append(b"2", block(), b"2"), limits).position
+
+
+def test_thousands_of_commands_fit_between_two_observations(stored: Stored) -> None:
+    stored.append()
+    for _ in range(1500):
+        stored.command(do="set", learning_rate=0.5)
+    stored.append()
+    ids = [entry.log_id for entry in read_after(stored.link, stored.name, LogId(1, 1023), 1000)]
+    assert ids[0] == (1, 1024)
+    assert ids[-2:] == [(1, 1500), (2, 0)]
+
+
+def test_commands_that_no_learner_takes_are_bounded(stored: Stored) -> None:
+    term = stored.lead()
+    stored.beat(term, LogId(0, 0), size=0)
+    for _ in range(20):  # of 35 bytes
+        stored.command(700, do="set", learning_rate=0.5)
+    with pytest.raises(LogCrowded):
+        stored.command(700, do="set", learning_rate=0.5)

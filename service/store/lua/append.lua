@@ -2,7 +2,7 @@
 -- -> {"appended", position, timeline} | {"seen", what is kept with the key, answer or ""}
 --   | {"duplicates", row, position, row, position, ...} | {"unknown", row, ...}: no prediction awaits these labels
 --   | {"awaiting", row, prediction, ...}: these rows do not join, but a prediction awaits their label
---   | {"lag", unapplied observations} | {"gone"} | {"older"}: the log ends before what the caller has seen
+--   | {"lag", unapplied observations, their bytes if those are too many} | {"gone"} | {"older"}: the log ends before what the caller has seen
 local meta, log, lease, awaiting, times, counts = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FIRST_SEEN, FIRST_ANSWERS = 3, 11  -- indices of KEYS
 local generation, token, rows, block = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -14,7 +14,8 @@ local max_lag, ttl_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
 local joins = ARGV[13]  -- for each row "1" if it joins the prediction that awaits its label, else "0"; "": none does
 local key = ARGV[14]
 local by = ARGV[15]  -- the name of the API key that taught it, or ""
-local FIRST_ID = 16  -- then `i<id>` for each row ("": none), or nothing if no row has one
+local max_lag_bytes = tonumber(ARGV[16])
+local FIRST_ID = 17  -- then `i<id>` for each row ("": none), or nothing if no row has one
 local has_ids = #ARGV >= FIRST_ID
 local BUCKETS = 32  -- of a label's delay: bucket i ends at 2^(i - 5) seconds, the last one is open
 --@include kept
@@ -74,9 +75,12 @@ elseif string.find(joins, '1', 1, true) then
   return unknown
 end
 
-local published = string.match(redis.call('HGET', lease, 'published') or '0', '^%d+')
+local applied = redis.call('HMGET', lease, 'published', 'size')
+local published = string.match(applied[1] or '0', '^%d+')
 local lag = before - math.max(known_step, tonumber(published))
 if lag >= max_lag then return {'lag', string.format('%.0f', lag)} end
+local lag_bytes = applied[2] and lag > 0 and tonumber(model[3]) - tonumber(applied[2]) or 0
+if lag_bytes >= max_lag_bytes then return {'lag', string.format('%.0f', lag), string.format('%.0f', lag_bytes)} end
 
 local position = before + rows
 local bytes = string.format('%.0f', tonumber(model[3]) + #block)

@@ -4,17 +4,19 @@
 -- -> {1 if a republication is asked for, else 0; least number of the new timeline that is asked for, 0 if none is},
 --   or nil if the lead is lost
 local meta, lease = unpack(KEYS)
-local generation, term, timeline, published = unpack(ARGV)
+local generation, term, timeline, published, size = unpack(ARGV)  -- size: bytes of the log up to what is applied
 --@include log_id
 
-local known = redis.call('HMGET', lease, 'term', 'republish', 'renew', 'failure', 'counter', 'timeline', 'published')
+local known = redis.call('HMGET', lease, 'term', 'republish', 'renew', 'failure', 'counter', 'timeline', 'published',
+  'size')
 if redis.call('HGET', meta, 'generation') ~= generation or known[1] ~= term then return false end
 local known_timeline = known[6] or timeline
 if tonumber(known_timeline) > tonumber(timeline) or (known_timeline == timeline and known[7]
     and is_before(published, known[7])) then
-  timeline, published = known_timeline, known[7]
+  timeline, published, size = known_timeline, known[7], known[8] or size
 end
 local counter = string.format('%.0f', tonumber(known[5]) + 1)
-redis.call('HSET', lease, 'counter', counter, 'timeline', timeline, 'published', published, 'republish', 0)
+redis.call('HSET', lease, 'counter', counter, 'timeline', timeline, 'published', published, 'size', size,
+  'republish', 0)
 if known[4] then redis.call('HDEL', lease, 'failure') end
 return {tonumber(known[2] or 0), tonumber(known[3] or 0)}

@@ -32,7 +32,7 @@ if found ~= read_token then return {'gone'} end
 for _, field in ipairs(redis.call('HKEYS', blobs)) do
   if is_before(read, field) then return {'behind'} end
 end
-if tonumber(model[3]) >= 1023 or redis.call('HLEN', blobs) >= tonumber(most_blobs) then return {'full'} end
+if redis.call('HLEN', blobs) >= tonumber(most_blobs) then return {'full'} end
 local log_id = append_command(meta, log, blobs, token, command, candidate, string.format('%.0f', position))
 redis.call('HSET', job, 'result', result, 'log_id', log_id)
 end_job(meta, job, 'succeeded', '')

@@ -73,7 +73,7 @@ class Feedback:
         self._waiting = waiting
         self._pressure = Pressure()
         self._ttl_ms = round(settings.label_ttl * 1000)
-        self._limits = Limits(settings.dedup_window, settings.max_lag, self._ttl_ms)
+        self._limits = Limits(settings.dedup_window, settings.max_lag, self._ttl_ms, settings.max_lag_bytes)
 
     # -- predictions that await their label -------------------------------------------------------------------
 
@@ -258,9 +258,12 @@ class Feedback:
                 retry_after=1,
             )
         if appended.lag:
+            most = f"at most {self._limits.max_lag} may be (FRESHET_MAX_LAG)"
+            if appended.lag_bytes:
+                limit = f"at most {self._limits.max_lag_bytes} (FRESHET_MAX_LAG_BYTES)"
+                most = f"they take {appended.lag_bytes} bytes, {limit}"
             raise TooManyRequests(
-                f"{appended.lag} observations are not applied yet; at most {self._limits.max_lag} may be "
-                "(FRESHET_MAX_LAG); nothing was appended",
+                f"{appended.lag} observations are not applied yet; {most}; nothing was appended",
                 retry_after=1,
                 lag=appended.lag,
             )

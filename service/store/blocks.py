@@ -12,8 +12,13 @@ Array = np.ndarray
 
 # version, rows, features, targets, columns of the served prediction, has weights, has ids
 _HEADER = struct.Struct("<BIIIIBB")
-_VERSION = 1
+_PLAIN = 1  # version: all numbers are float64
+_PACKED = 2  # version: each matrix begins with the kind of each of its columns
 _FLOAT = np.dtype("<f8")
+_KINDS = [np.dtype(name) for name in ("<f8", "<f4", "<i2", "u1")]
+"""How a column may be stored, where that gives back its float64 bit for bit."""
+_SAMPLE = 16  # rows from which is told which kinds are worth trying
+_LEAST_BYTES = 8192  # of features: below, packing costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +59,104 @@ class Block:
 
     def to_bytes(self) -> bytes:
         """The block as bytes, see `from_bytes`."""
-        columns = [column for column in (self.weights, self.served) if column is not None]
-        return b"".join(
-            [
-                _HEADER.pack(
-                    _VERSION,
-                    *self.features.shape,
-                    self.labels.shape[1],
-                    0 if self.served is None else self.served.shape[1],
-                    self.weights is not None,
-                    self.ids is not None,
-                ),
-                self.features.astype(_FLOAT, copy=False).tobytes(),
-                self.labels.astype(_FLOAT, copy=False).tobytes(),
-                *(column.astype(_FLOAT, copy=False).tobytes() for column in columns),
-                b"" if self.ids is None else json.dumps(self.ids).encode(),
-            ]
+        matrices = [self.features, self.labels]
+        if self.weights is not None:
+            matrices.append(self.weights[:, None])
+        if self.served is not None:
+            matrices.append(self.served)
+        version = _PACKED if self.features.nbytes >= _LEAST_BYTES else _PLAIN
+        write = _packed if version == _PACKED else _plain
+        head = _HEADER.pack(
+            version,
+            *self.features.shape,
+            self.labels.shape[1],
+            0 if self.served is None else self.served.shape[1],
+            self.weights is not None,
+            self.ids is not None,
         )
+        ids = b"" if self.ids is None else json.dumps(self.ids).encode()
+        return b"".join([head, *map(write, matrices), ids])
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Block":
-        """The block that `to_bytes` wrote. Raises StoreError if the bytes are no such block."""
+        """The block that `to_bytes` wrote, now or in version 0.1. Raises StoreError if the bytes are no such block."""
         try:
             version, rows, width, targets, outputs, weighted, named = _HEADER.unpack_from(blob)
-            if version != _VERSION:
-                raise StoreError(f"a block of version {version}; this program reads version {_VERSION}")
-            offset = _HEADER.size
-
-            def column(count: int) -> Array:
-                nonlocal offset
-                values = np.frombuffer(blob, _FLOAT, rows * count, offset)
-                offset += values.nbytes
-                return values.reshape(rows, count)
-
-            features, labels = column(width), column(targets)
-            weights = column(1)[:, 0] if weighted else None
-            served = column(outputs) if outputs else None
+            if version not in (_PLAIN, _PACKED):
+                raise StoreError(f"a block of version {version}; this program reads up to {_PACKED}")
+            read = _read_packed if version == _PACKED else _read_plain
+            features, offset = read(blob, _HEADER.size, rows, width)
+            labels, offset = read(blob, offset, rows, targets)
+            weights = served = None
+            if weighted:
+                weights, offset = read(blob, offset, rows, 1)
+            if outputs:
+                served, offset = read(blob, offset, rows, outputs)
             ids = json.loads(blob[offset:]) if named else None
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, IndexError) as error:
             raise StoreError(f"not a block of observations: {error}") from error
-        return cls(features, labels, weights, served, ids)
+        return cls(features, labels, None if weights is None else weights[:, 0], served, ids)
+
+
+def _plain(matrix: Array) -> bytes:
+    return matrix.astype(_FLOAT, copy=False).tobytes()
+
+
+def _read_plain(blob: bytes, offset: int, rows: int, width: int) -> tuple[Array, int]:
+    values = np.frombuffer(blob, _FLOAT, rows * width, offset)
+    return values.reshape(rows, width), offset + values.nbytes
+
+
+def _packed(matrix: Array) -> bytes:
+    """The kind of each column, then for each kind its columns, row by row."""
+    matrix = np.ascontiguousarray(matrix, _FLOAT)
+    kinds = _kinds_of(matrix)
+    parts = [kinds.tobytes()]
+    for kind, stored in enumerate(_KINDS):
+        columns = np.flatnonzero(kinds == kind)
+        if len(columns) == matrix.shape[1]:
+            parts.append(matrix.astype(stored).tobytes())
+        elif len(columns):
+            parts.append(matrix[:, columns].astype(stored).tobytes())
+    return b"".join(parts)
+
+
+def _kinds_of(matrix: Array) -> Array:
+    """For each column the smallest kind that gives it back bit for bit."""
+    kinds = np.zeros(matrix.shape[1], np.uint8)
+    with np.errstate(all="ignore"):
+        for kind in range(1, len(_KINDS)):
+            columns = np.flatnonzero(_gives_back(matrix[:_SAMPLE], kind))
+            if len(columns) == matrix.shape[1]:
+                fits = _gives_back(matrix, kind)
+            else:
+                fits = _gives_back(matrix[:, columns], kind)
+            kinds[columns[fits]] = kind
+    return kinds
+
+
+def _gives_back(matrix: Array, kind: int) -> Array:
+    """Which columns come back bit for bit: −0 is not 0, and a NaN keeps its bits."""
+    back: Array = matrix.astype(_KINDS[kind]).astype(_FLOAT)
+    fits: Array = (back.view(np.int64) == np.ascontiguousarray(matrix).view(np.int64)).all(axis=0)
+    return fits
+
+
+def _read_packed(blob: bytes, offset: int, rows: int, width: int) -> tuple[Array, int]:
+    kinds = np.frombuffer(blob, np.uint8, width, offset)
+    if (kinds >= len(_KINDS)).any():
+        raise ValueError("a column of an unknown kind")
+    offset += width
+    matrix = np.empty((rows, width), _FLOAT)
+    for kind, stored in enumerate(_KINDS):
+        columns = np.flatnonzero(kinds == kind)
+        values = np.frombuffer(blob, stored, rows * len(columns), offset).reshape(rows, len(columns))
+        offset += values.nbytes
+        if len(columns) == width:
+            matrix = values.astype(_FLOAT)
+        elif len(columns):
+            matrix[:, columns] = values
+    return matrix, offset
 
 
 def join(blocks: list[Block], outputs: int) -> Block:

@@ -56,8 +56,9 @@ def test_fit_touches_neither_metrics_nor_step(spec_of, rows_of):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_fit_is_decided_by_its_seed(spec_of, rows_of):
-    spec = spec_of(layers=[{"units": 8, "dropout": 0.3}])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_fit_is_decided_by_its_seed(dropout, spec_of, rows_of):
+    spec = spec_of(layers=[{"units": 8, "dropout": dropout}])
     X, y = rows_of(spec, 100)
     first, same, other = OnlineModel(spec), OnlineModel(spec), OnlineModel(spec)
     for model, seed in ((first, 1), (same, 1), (other, 2)):

@@ -320,8 +320,14 @@ def _environ(exchange: Exchange) -> dict[str, Any]:
 # -- what is adapted in service ------------------------------------------------------------------------------
 
 
+_loaded: list[Any] = []
+
+
 def _settings() -> Any:
-    return importlib.import_module("service.settings").load_settings()
+    """The settings of this run. They are immutable, so its processes share them."""
+    if not _loaded:
+        _loaded.append(importlib.import_module("service.settings").load_settings())
+    return _loaded[0]
 
 
 def set_environment(settings: dict[str, Any]) -> None:
@@ -333,6 +339,7 @@ def set_environment(settings: dict[str, Any]) -> None:
         if name in known:
             os.environ[f"FRESHET_{name.upper()}"] = str(value)
     os.environ["REDIS_URL"] = URL
+    _loaded.clear()
 
 
 def _capture(_logger: Any, method: str, event: dict[str, Any]) -> Any:

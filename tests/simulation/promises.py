@@ -124,6 +124,8 @@ class Oracle:
             self.tell("step is a position of the log", f"{step} of {book.head}: {exchange}")
 
     def _check_results(self, exchange: Exchange, book: Book) -> None:
+        if self.truth.older_at and (exchange.begun_at or 0.0) <= self.truth.older_at[-1]:
+            return  # it may tell of what Redis has lost since
         for result in exchange.answer.get("results") or []:
             if "prediction" not in result or result.get("duplicate"):
                 continue
@@ -195,11 +197,9 @@ class Oracle:
 
     def _should_be_there(self, fate: Any, books: list[Book]) -> bool:
         """Whether nothing explains that an acknowledged observation is gone: no older Redis, no deletion."""
-        if self.truth.older_at:
-            at = fate.acknowledged[-1][0]
-            copies = [moment for moment in self.truth.older_at if moment >= at]
-            if copies:
-                return False
+        sent_at = fate.acknowledged[-1][2].sent_at
+        if self.truth.older_at and self.truth.older_at[-1] >= sent_at:
+            return False
         return len(books) == 1 and not books[0].lost
 
     def _judge_position(self, fate: Any, books: list[Book]) -> None:

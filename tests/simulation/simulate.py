@@ -7,6 +7,8 @@ simulate.py --shrink SEED [--promise TEXT] [--keep FILE]     the fewest moves of
 """
 
 import argparse
+import functools
+import importlib.metadata
 import json
 import os
 import random
@@ -62,6 +64,7 @@ def simulation(code: Path) -> Iterator[Any]:
     import imitations
 
     imitations.install(code.resolve())
+    importlib.metadata.version = functools.cache(importlib.metadata.version)  # every web process asks for it
     import parts
     import trainers
     import wire
@@ -111,7 +114,11 @@ class Session:
         """One run."""
         from run import Run
 
-        outcome = Run(self.server, plan).go()
+        try:
+            outcome = Run(self.server, plan).go()
+        except Exception:
+            print(f"seed {plan['seed']}: the simulation itself failed", flush=True)
+            raise
         self.runs += 1
         self.events += outcome.events
         self.seconds += outcome.seconds

@@ -291,3 +291,4 @@ class Truth:
             book.applied = min(book.applied, head.position)
             for position in [position for position in book.told if position > head.position]:
                 del book.told[position]
+            self._probe(book)

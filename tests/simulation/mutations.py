@@ -171,24 +171,34 @@ def main() -> int:
 
 
 def is_found(fault: Mutation, minutes: float, first: int) -> bool:
-    """Whether a seed fails with the fault in a copy of the code."""
+    """Whether a seed fails with the fault in a copy of the code, and not without it."""
     with tempfile.TemporaryDirectory(prefix="freshet-mutation-") as folder:
         copy = Path(folder)
         shutil.copytree(ROOT / "service", copy / "service", ignore=shutil.ignore_patterns("__pycache__"))
         (copy / "model").symlink_to(ROOT / "model")  # with what is compiled of it
         fault.apply(copy)
-        command = [sys.executable, str(HERE / "simulate.py"), "--code", str(copy), "--stop"]
-        command += ["--minutes", str(minutes), "--from", str(first), "--no-story"]
         started = time.monotonic()
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in ended.stdout.splitlines() if line.startswith(("seed ", "  "))]
-    if ended.returncode != 1 or not lines:
-        print(f"MISSED {fault.name}: {ended.stdout[-300:]}{ended.stderr[-600:]}", flush=True)
-        return False
-    print(
-        f"found in {time.monotonic() - started:4.0f} s  {fault.name}: {lines[0]} {lines[1][:150]}", flush=True
-    )
-    return True
+        while (left := minutes - (time.monotonic() - started) / 60) > 0:
+            ended = simulate(copy, "--minutes", str(left), "--from", str(first))
+            failed = re.search(r"^seed (\d+) .*\n(.*)", ended.stdout, re.MULTILINE)
+            if failed is None:
+                print(f"MISSED {fault.name}: {ended.stdout[-200:]}{ended.stderr[-600:]}", flush=True)
+                return False
+            seed = int(failed[1])
+            if simulate(ROOT, "--seeds", str(seed), str(seed + 1)).returncode == 0:
+                seconds = time.monotonic() - started
+                print(f"found in {seconds:4.0f} s  {fault.name}: seed {seed}: {failed[2].strip()[:150]}", flush=True)
+                return True
+            print(f"seed {seed} fails without the fault, too: {failed[2].strip()[:150]}", flush=True)
+            first = seed + 1
+    print(f"MISSED {fault.name}", flush=True)
+    return False
+
+
+def simulate(code: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Simulate some code until a seed fails."""
+    command = [sys.executable, str(HERE / "simulate.py"), "--code", str(code), "--stop", "--no-story", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,6 @@ def continued(builds: Builds, build: str, step: int) -> Builds:
 
 
 def since(builds: Builds, step: int) -> set[str]:
-    """The builds that computed anything after `step`."""
-    ends = [start for _, start in builds[1:]]
-    return {build for (build, _), end in zip(builds, [*ends, float("inf")], strict=True) if end > step}
+    """The builds that computed anything after `step`; none for a state that has learned nothing."""
+    ends = [*(start for _, start in builds[1:]), float("inf")]
+    return {build for (build, _), end in zip(builds, ends, strict=False) if end > step}

@@ -31,6 +31,13 @@ def test_a_replay_on_the_same_build_is_equal(model, spec_of, rows_of):
     assert (comparison.difference, comparison.other_builds, comparison.comparable) == ("", (), True)
 
 
+def test_states_that_have_learned_nothing_are_compared(spec_of):
+    model = OnlineModel(spec_of(layers=[{"units": 3}]))
+    model.set_learning_rate(0.5)
+    comparison = compare_states(model.to_bytes(), OnlineModel.from_bytes(model.to_bytes()).to_bytes())
+    assert (comparison.difference, comparison.other_builds) == ("", ())
+
+
 def test_a_difference_is_named_by_array_and_place(model):
     stored = model.to_bytes()
     model.parameters["layers.0.weight"][0, 0] += 1

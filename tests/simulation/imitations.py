@@ -7,8 +7,11 @@ import builtins
 import gc as real_gc
 import importlib.abc
 import importlib.machinery
+import os as real_os
+import queue as real_queue
 import random as real_random
 import secrets as real_secrets
+import signal as real_signal
 import sys
 import threading as real_threading
 import time as real_time
@@ -21,10 +24,17 @@ from typing import Any
 
 from scheduler import Holder, Task, world
 
+
+def _copy_of(module: types.ModuleType) -> Any:
+    """A module with the same names, of which some are replaced."""
+    copy = types.ModuleType(module.__name__)
+    copy.__dict__.update({name: value for name, value in vars(module).items() if not name.startswith("__")})
+    return copy
+
+
 # -- time ----------------------------------------------------------------------------------------------------
 
-time = types.ModuleType("time")
-time.__dict__.update({name: value for name, value in vars(real_time).items() if not name.startswith("__")})
+time = _copy_of(real_time)
 
 
 def _monotonic() -> float:
@@ -40,11 +50,11 @@ def sleep(seconds: float) -> None:
     world().task().park(max(0.0, seconds))
 
 
-time.monotonic = time.perf_counter = time.process_time = time.thread_time = _monotonic  # type: ignore[attr-defined]
-time.time = _wall  # type: ignore[attr-defined]
-time.monotonic_ns = time.perf_counter_ns = lambda: int(_monotonic() * 1e9)  # type: ignore[attr-defined]
-time.time_ns = lambda: int(_wall() * 1e9)  # type: ignore[attr-defined]
-time.sleep = sleep  # type: ignore[attr-defined]
+time.monotonic = time.perf_counter = time.process_time = time.thread_time = _monotonic
+time.time = _wall
+time.monotonic_ns = time.perf_counter_ns = lambda: int(_monotonic() * 1e9)
+time.time_ns = lambda: int(_wall() * 1e9)
+time.sleep = sleep
 
 
 # -- locks ---------------------------------------------------------------------------------------------------
@@ -352,10 +362,7 @@ def current_thread() -> Any:
     return task.thread or _Main() if task else _Main()
 
 
-threading = types.ModuleType("threading")
-threading.__dict__.update(
-    {name: value for name, value in vars(real_threading).items() if not name.startswith("__")}
-)
+threading = _copy_of(real_threading)
 for _name, _value in {
     **{
         kind.__name__: kind
@@ -370,8 +377,6 @@ for _name, _value in {
 
 
 # -- queues --------------------------------------------------------------------------------------------------
-
-import queue as real_queue  # noqa: E402
 
 
 class Queue:
@@ -412,9 +417,8 @@ class Queue:
         return self.get(block=False)
 
 
-queue = types.ModuleType("queue")
-queue.__dict__.update({name: value for name, value in vars(real_queue).items() if not name.startswith("__")})
-queue.Queue = queue.SimpleQueue = Queue  # type: ignore[attr-defined]
+queue = _copy_of(real_queue)
+queue.Queue = queue.SimpleQueue = Queue
 
 
 # -- chance, process ids, garbage, signals ---------------------------------------------------------------------
@@ -425,10 +429,7 @@ def _random() -> real_random.Random:
     return task.process.random if task else real_random.Random(0)
 
 
-random = types.ModuleType("random")
-random.__dict__.update(
-    {name: value for name, value in vars(real_random).items() if not name.startswith("__")}
-)
+random = _copy_of(real_random)
 for _name in (
     "random",
     "uniform",
@@ -442,43 +443,22 @@ for _name in (
 ):
     setattr(random, _name, lambda *args, _name=_name, **kwargs: getattr(_random(), _name)(*args, **kwargs))
 
-secrets = types.ModuleType("secrets")
-secrets.__dict__.update(
-    {name: value for name, value in vars(real_secrets).items() if not name.startswith("__")}
-)
-secrets.token_bytes = lambda n=32: _random().randbytes(n)  # type: ignore[attr-defined]
-secrets.token_hex = lambda n=32: _random().randbytes(n).hex()  # type: ignore[attr-defined]
-secrets.token_urlsafe = lambda n=32: _random().randbytes(n).hex()  # type: ignore[attr-defined]
-secrets.randbelow = lambda n: _random().randrange(n)  # type: ignore[attr-defined]
+secrets = _copy_of(real_secrets)
+secrets.token_bytes = lambda n=32: _random().randbytes(n)
+secrets.token_hex = lambda n=32: _random().randbytes(n).hex()
+secrets.token_urlsafe = lambda n=32: _random().randbytes(n).hex()
+secrets.randbelow = lambda n: _random().randrange(n)
 
 
-class _Os(types.ModuleType):
-    """os, with the process id of the simulated process."""
-
-    def __init__(self) -> None:
-        super().__init__("os")
-        import os as real_os
-
-        self.__dict__.update(
-            {name: value for name, value in vars(real_os).items() if not name.startswith("__")}
-        )
-        self.getpid = lambda: Holder.world.current.process.pid if Holder.world and Holder.world.current else 1
-        self.urandom = lambda n: _random().randbytes(n)
-
-
-os = _Os()
-gc = types.ModuleType("gc")
-gc.__dict__.update({name: value for name, value in vars(real_gc).items() if not name.startswith("__")})
+os = _copy_of(real_os)
+os.getpid = lambda: Holder.world.current.process.pid if Holder.world and Holder.world.current else 1
+os.urandom = lambda n: _random().randbytes(n)
+gc = _copy_of(real_gc)
 for _name in ("collect", "freeze", "unfreeze", "disable", "enable", "set_threshold", "set_debug"):
     setattr(gc, _name, lambda *_: 0)
-signal = types.ModuleType("signal")
-import signal as _real_signal  # noqa: E402
-
-signal.__dict__.update(
-    {name: value for name, value in vars(_real_signal).items() if not name.startswith("__")}
-)
-signal.signal = lambda *_: None  # type: ignore[attr-defined]
-signal.pthread_kill = lambda *_: None  # type: ignore[attr-defined]
+signal = _copy_of(real_signal)
+signal.signal = lambda *_: None
+signal.pthread_kill = lambda *_: None
 
 
 # -- child processes -------------------------------------------------------------------------------------------
@@ -541,15 +521,15 @@ class _Context:
 
 
 multiprocessing = types.ModuleType("multiprocessing")
-multiprocessing.get_context = lambda *_: _Context  # type: ignore[attr-defined]
-multiprocessing.Process = Child  # type: ignore[attr-defined]
+multiprocessing.get_context = lambda *_: _Context
+multiprocessing.Process = Child
 
 
 def _exit(code: int) -> None:
     raise Exit(code)
 
 
-os._exit = _exit  # type: ignore[attr-defined, assignment]
+os._exit = _exit
 
 IMITATED: dict[str, types.ModuleType] = {
     module.__name__: module

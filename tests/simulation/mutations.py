@@ -187,7 +187,10 @@ def is_found(fault: Mutation, minutes: float, first: int) -> bool:
             seed = int(failed[1])
             if simulate(ROOT, "--seeds", str(seed), str(seed + 1)).returncode == 0:
                 seconds = time.monotonic() - started
-                print(f"found in {seconds:4.0f} s  {fault.name}: seed {seed}: {failed[2].strip()[:150]}", flush=True)
+                print(
+                    f"found in {seconds:4.0f} s  {fault.name}: seed {seed}: {failed[2].strip()[:150]}",
+                    flush=True,
+                )
                 return True
             print(f"seed {seed} fails without the fault, too: {failed[2].strip()[:150]}", flush=True)
             first = seed + 1
@@ -197,7 +200,15 @@ def is_found(fault: Mutation, minutes: float, first: int) -> bool:
 
 def simulate(code: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Simulate some code until a seed fails."""
-    command = [sys.executable, str(HERE / "simulate.py"), "--code", str(code), "--stop", "--no-story", *arguments]
+    command = [
+        sys.executable,
+        str(HERE / "simulate.py"),
+        "--code",
+        str(code),
+        "--stop",
+        "--no-story",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -28,7 +28,7 @@ class GaveUp(Exception):
     """The client's patience is over."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """One request and its answer."""
 
@@ -225,10 +225,8 @@ class Fleet:
             exchange.settle("lost")
             return
         exchange.process = process
-        process.belongings["exchanges"].add(exchange.__hash__() and exchange)
+        process.belongings["exchanges"].add(exchange)
         process.belongings["workers"].take(exchange)
-
-    Exchange.__hash__ = lambda self: id(self)  # type: ignore[method-assign, assignment]
 
 
 class Workers:

@@ -164,13 +164,11 @@ class Session:
     def _plans(self) -> Iterator[dict[str, Any]]:
         from plans import plan
 
-        if self.arguments.plan:
-            for path in self.arguments.plan:
-                yield json.loads(path.read_text())
-        elif self.arguments.seeds:
-            for seed in range(*self.arguments.seeds):
-                yield plan(f"{seed}:{self.arguments.features}" if self.arguments.features else seed)
-        else:
+        for path in self.arguments.plan or ():
+            yield json.loads(path.read_text())
+        for seed in range(*(self.arguments.seeds or (0, 0))):
+            yield plan(f"{seed}:{self.arguments.features}" if self.arguments.features else seed)
+        if not self.arguments.plan and not self.arguments.seeds:
             until = time.monotonic() + 60 * (self.arguments.minutes or 1)
             seed = self.arguments.first
             seed = random.SystemRandom().randrange(10**9) if seed is None else seed

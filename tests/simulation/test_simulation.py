@@ -5,14 +5,21 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FOUND = sorted((HERE / "found").glob("*.json"))
+SEEDS = 25
 
 
-def _simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _simulate(*arguments: str) -> str:
     command = [sys.executable, str(HERE / "simulate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    ended = _simulate("--seeds", "1", "7", "--twice", "--promise", "the same run")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "12 runs" in ended.stdout
+    assert "8 runs" in _simulate("--seeds", "1", "5", "--twice")
+
+
+def test_plans_that_failed_once_and_fixed_seeds_keep_all_promises() -> None:
+    told = _simulate("--plan", *map(str, FOUND), "--seeds", "100", str(100 + SEEDS))
+    assert f"{len(FOUND) + SEEDS} runs" in told

@@ -60,10 +60,10 @@ feed() {
 say "up"
 compose up --detach
 for _ in $(seq 240); do
-    ask /readyz | grep -q '"ready":true' && break
+    ask /readyz | grep -q '"status":"ok"' && break
     sleep 0.5
 done
-ask /readyz | grep -q '"ready":true' || fail "not ready: $(ask /readyz)"
+ask /readyz | grep -q '"status":"ok"' || fail "not ready: $(ask /readyz)"
 feed --create binary
 await_step 500
 

@@ -20,6 +20,7 @@ def warm_up(cache: Path, temporary: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it compiles
 def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path) -> None:
     cache, temporary = tmp_path / "cache", tmp_path / "temporary"
     temporary.mkdir()

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,22 @@ class Settings(BaseSettings):
                 "FRESHET_TLS_CERTIFICATE and FRESHET_TLS_KEY belong together; set both or neither"
             )
         return self
+
+
+def check_certificate(settings: Settings) -> None:
+    """Raise SettingsError for a certificate or key that cannot be used."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return
+    for name in ("tls_certificate", "tls_key"):
+        path: Path = getattr(settings, name)
+        if not os.access(path, os.R_OK) or path.is_dir():
+            raise SettingsError(f"{variable(name)}: cannot read {path}")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"FRESHET_TLS_CERTIFICATE and FRESHET_TLS_KEY are no certificate with its key: {error}"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from service.host import listening
 from service.host.exposure import check_exposure
 from service.host.options import Command, redis_options
 from service.host.supervisor import Supervisor
-from service.settings import in_force, load_settings
+from service.settings import check_certificate, in_force, load_settings
 from service.start import start
 from service.telemetry import folder_of_web, share_counters
 
@@ -68,6 +68,7 @@ def web(fd: int | None) -> None:
     """
     settings = start("web")
     check_exposure(settings)
+    check_certificate(settings)
     if fd is None:
         listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
     share_counters(folder_of_web(settings.port))

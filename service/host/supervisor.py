@@ -18,7 +18,7 @@ from service.host import embedded, listening
 from service.host.exposure import check_exposure
 from service.logs import log
 from service.processes import die_with_parent
-from service.settings import Settings, child_environment, redis_url
+from service.settings import Settings, check_certificate, child_environment, redis_url
 from service.store.connection import Link, check_server
 from service.telemetry import share_counters
 
@@ -125,6 +125,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload", True))
+        check_certificate(self._settings)
         listener = listening.bind(self._settings.host, self._settings.port)
         try:
             self._start_redis()

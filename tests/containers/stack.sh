@@ -50,10 +50,12 @@ await_step() {
 
 rows() { awk 'BEGIN { srand(7); print "a,b,label"; while (n++ < 500) { a = rand(); b = rand(); print a "," b "," (a > b) } }'; }
 
-# Feed 500 rows from inside a web container, through the proxy's network name where there is one.
+# Feed 500 rows from inside another container than the one that was killed: SERVICE, options.
 feed() {
-    web=$(containers web | head -n 1)
-    rows | $ENGINE exec --interactive --env FRESHET_KEY="$FRESHET_ADMIN_KEY" "$web" \
+    case $1 in learner) from=trainer ;; *) from=learner ;; esac
+    shift
+    from=$(containers $from | head -n 1)
+    rows | $ENGINE exec --interactive --env FRESHET_KEY="$FRESHET_ADMIN_KEY" "$from" \
         freshet feed - --model m --url http://web:8000 --wait 120 "$@" || fail "feed"
 }
 
@@ -64,14 +66,14 @@ for _ in $(seq 240); do
     sleep 0.5
 done
 ask /readyz | grep -q '"status":"ok"' || fail "not ready: $(ask /readyz)"
-feed --create binary
+feed none --create binary
 await_step 500
 
 step=500
 for service in learner trainer web valkey proxy; do
     say "kill $service"
     kill -KILL "$($ENGINE inspect --format '{{.State.Pid}}' "$(containers $service | head -n 1)")"
-    feed
+    feed "$service"
     step=$((step + 500))
     await_step "$step"
 done

@@ -1,0 +1,89 @@
+"""TLS: the web server's certificate from files, read again at a reload; Redis over TLS is part of redis-py."""
+
+import shutil
+import signal
+import ssl
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from tests.harness import FRESHET, Server, wait_until
+
+
+def certify(folder: Path, name: str) -> None:
+    """Write a certificate of its own for 127.0.0.1 and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("certificates are made with openssl")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+    ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_the_certificate_is_read_again_at_a_reload(folder: Path) -> None:
+    certify(folder, "first")
+    files = {"tls_certificate": folder / "certificate.pem", "tls_key": folder / "key.pem"}
+    server = Server(folder, web_workers=1, **files)
+    server.spawn()
+    assert server.process is not None
+    try:
+        wait_until(lambda: "serving" in server.log(), 60, server.log)
+        assert f"https://127.0.0.1:{server.port}" in server.log()
+        assert request(server, "PUT", "/v1/models/m", '{"task": "binary", "features": 2}') == 201
+        first = certificate(server)
+        certify(folder, "second")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: certificate(server) not in ("", first), 30, server.log)
+        assert request(server, "GET", "/v1/models/m") == 200
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            server.api("GET", "/livez")  # plain HTTP
+        health = subprocess.run(
+            [*FRESHET, "health"],
+            env=server.environment | {"FRESHET_PORT": str(server.port)},
+            capture_output=True,
+        )
+        assert health.returncode == 0
+    finally:
+        server.api.close()
+        assert server.stop() == 0
+
+
+def request(server: Server, method: str, path: str, body: str | None = None) -> int:
+    """The status of an answer over TLS, whose certificate is checked."""
+    authority = str(server.folder / "certificate.pem")
+    with urllib3.PoolManager(ca_certs=authority, retries=False, timeout=20) as pool:
+        headers = {"Content-Type": "application/json"}
+        return pool.request(
+            method, f"https://127.0.0.1:{server.port}{path}", body=body, headers=headers
+        ).status
+
+
+def certificate(server: Server) -> str:
+    """The certificate that the server shows; "" if it does not answer now."""
+    with suppress(OSError):
+        return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=10)
+    return ""
+
+
+def test_a_certificate_that_cannot_be_read_ends_the_start(folder: Path) -> None:
+    files = {"tls_certificate": folder / "nowhere.pem", "tls_key": folder / "key.pem"}
+    server = Server(folder, web_workers=1, **files)
+    server.spawn()
+    assert server.process is not None
+    assert server.process.wait(60) == 2
+    assert "FRESHET_TLS_CERTIFICATE: cannot read" in server.log()
+    assert "Traceback" not in server.log()

@@ -33,6 +33,7 @@ class Append:
     timeline: int = 0
     web: str = ""
     by: str = ""
+    encoded: bytes = b""  # the block's bytes, if they were made beside the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,14 @@ def append(
         scripts.APPEND,
         _append_keys(name),
         [
-            *(generation, wanted.token, len(block), block.to_bytes(), wanted.web, limits.segment),
+            *(
+                generation,
+                wanted.token,
+                len(block),
+                wanted.encoded or block.to_bytes(),
+                wanted.web,
+                limits.segment,
+            ),
             *(wanted.record, wanted.known, wanted.step, wanted.timeline),
             *(limits.max_lag, limits.label_ttl_ms, joined),
             *(wanted.key, wanted.by, limits.max_lag_bytes, *ids),

@@ -125,8 +125,8 @@ def _kinds_of(matrix: Array) -> Array:
     """For each column the smallest kind that gives it back bit for bit."""
     kinds = np.zeros(matrix.shape[1], np.uint8)
     with np.errstate(all="ignore"):
-        for kind in range(1, len(_KINDS)):
-            columns = np.flatnonzero(_gives_back(matrix[:_SAMPLE], kind))
+        for kind in range(len(_KINDS) - 1, 0, -1):
+            columns = np.flatnonzero((kinds == 0) & _gives_back(matrix[:_SAMPLE], kind))
             if len(columns) == matrix.shape[1]:
                 fits = _gives_back(matrix, kind)
             else:

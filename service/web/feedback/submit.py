@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from service.store.connection import Links
 from service.store.grouping import GroupedLink
 from service.store.messages import Result
 from service.store.pending import Awaiting
+from service.web import loop
 from service.web.access import key_name
 from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.web.feedback.pressure import Pressure
@@ -279,6 +280,8 @@ class Feedback:
     def _append_once(self, served: ServedModel, wanted: Append, request: Request) -> Appended:
         """Append, and should Redis vanish in the middle, ask again with the same token."""
         deadline = time.monotonic() + self._settings.redis_timeout / 2
+        if wanted.block.features.nbytes > GROUPED_BYTES:
+            wanted = replace(wanted, encoded=loop.run(wanted.block.to_bytes))
         while True:
             try:
                 self._check_memory(served, wanted.block.features.nbytes)

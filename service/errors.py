@@ -106,7 +106,7 @@ class NoRoom(StoreError):
 
 
 class LogCrowded(StoreError):
-    """Too many commands without an observation between them, or without a learner to obey them."""
+    """Too much waits for the learner."""
 
 
 class KeyUsed(StoreError):

@@ -19,7 +19,7 @@ from service.learner.log_sizes import LogSizes
 from service.learner.saving import Saver, Saving
 from service.logs import log
 from service.replay.applying import follows
-from service.replay.commands import REPLACING, Sources, hyperparameters, obey
+from service.replay.commands import REPLACING, Sources, apply_command, hyperparameters
 from service.settings import Settings
 from service.store import checkpoints, lease, models, refusals, snapshots
 from service.store.blocks import Block, join
@@ -163,7 +163,7 @@ class LedModel:
         if not self.learned and not follows(self.log_id, entry):
             raise LogGap(f"after {self.log_id} comes {entry.log_id}")
         if entry.command is not None:
-            self._obey(entry)
+            self._apply_command(entry)
             self._advance([self.queue.popleft()])
             return []
         rows = self._rows_within(seconds)
@@ -236,7 +236,7 @@ class LedModel:
         if self._checkpoint_due():
             self._keep_checkpoint(self.log_id, "periodic", "")
 
-    def _obey(self, entry: Entry) -> None:
+    def _apply_command(self, entry: Entry) -> None:
         assert entry.command is not None
         action = entry.command["do"]
         if action == "checkpoint":
@@ -246,7 +246,7 @@ class LedModel:
         if action == "promote":
             failpoints.reach("before-promotion")
         try:
-            model = obey(self.model, entry, Sources(self.link, self.name))
+            model = apply_command(self.model, entry, Sources(self.link, self.name))
         except CommandRefused as error:
             self._refuse(entry, error)
             return

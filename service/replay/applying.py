@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 from model import OnlineModel
 from service.errors import LogGap
-from service.replay.commands import Sources, obey
+from service.replay.commands import Sources, apply_command
 from service.store.connection import Link
 from service.store.log import Entry, LogId, read_after
 
 ENTRIES_AT_ONCE = 256
 
 
-def take(model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
-    """Let a model learn a block or obey a command. Returns the model to go on with. Raises StoreError."""
+def apply_entry(model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
+    """Let a model learn a block or carry out a command. Returns the model to go on with. Raises StoreError."""
     if entry.command is not None:
-        return obey(model, entry, sources)
+        return apply_command(model, entry, sources)
     block = entry.block
     model.learn(block.features, block.labels, block.weights, block.served)
     return model

@@ -56,7 +56,7 @@ def entries_between(link: Link, name: str, after: LogId, to: int, count: int = 6
         after = entries[-1].log_id
 
 
-def obey(model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
+def apply_command(model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
     """Do what a command says. Returns the model to go on with: the same one changed, or after a rebuild another.
 
     A command whose refusal is recorded changes nothing. Raises CommandRefused, with the model unchanged, if this one

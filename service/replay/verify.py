@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from model import ModelError, ModelSpec, OnlineModel, compare_states
 from service.errors import NotFound, StoreError
-from service.replay.applying import entries, follows, take
+from service.replay.applying import apply_entry, entries, follows
 from service.replay.commands import Sources
 from service.store import checkpoints, models, snapshots
 from service.store.connection import Link
@@ -97,7 +97,7 @@ def _replay(link: Link, name: str, spec: ModelSpec, start: _State, end: _State) 
                 step = (
                     start.log_id.position - 1
                 )  # another build, which ended at this very step, may have obeyed it
-            model = take(model, entry, Sources(link, name))
+            model = apply_entry(model, entry, Sources(link, name))
     except StoreError as error:  # what a command named is gone by now, or the log was trimmed meanwhile
         return Span(start.log_id, end.log_id, gap=str(error))
     assert end.state is not None

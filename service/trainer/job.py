@@ -10,7 +10,7 @@ from service import failpoints
 from service.errors import StoreError
 from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
 from service.logs import log
-from service.replay.commands import REPLACING, Sources, obey
+from service.replay.commands import REPLACING, Sources, apply_command
 from service.settings import Settings
 from service.store import models
 from service.store.connection import Link
@@ -208,7 +208,7 @@ class Run:
                 continue
             if piece.entry.command is not None:
                 self._follow(candidate, piece.entry, sources)
-                live = live and obey(live, piece.entry, sources)
+                live = live and apply_command(live, piece.entry, sources)
                 continue
             ours.add(piece.learn(candidate), piece.block)
             if live is not None:
@@ -219,7 +219,7 @@ class Run:
         """Commands that the candidate obeys too: its live settings. What replaces weights is not meant for it."""
         assert entry.command is not None
         if entry.command["do"] == "set" and self.rebuilt is None:
-            obey(candidate, entry, sources)
+            apply_command(candidate, entry, sources)
 
     # -- promoting -------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from model import ModelSpec, OnlineModel
 from service.errors import StoreError
-from service.replay.commands import Sources, entries_between, obey
+from service.replay.commands import Sources, apply_command, entries_between
 from service.store import checkpoints, log, models, snapshots
 from service.store.blocks import Block, join
 from service.store.connection import Link
@@ -71,7 +71,7 @@ class Piece:
     def apply(self, model: OnlineModel, sources: Sources) -> OnlineModel:
         """Let the live model take it; returns the model to go on with."""
         if self.entry.command is not None:
-            return obey(model, self.entry, sources)
+            return apply_command(model, self.entry, sources)
         self.learn(model, live=True)
         return model
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from model import OnlineModel
 from service.jobs.undo import Undo
-from service.replay.commands import Sources, entries_between, obey
+from service.replay.commands import Sources, apply_command, entries_between
 from service.store.log import Entry, LogId, oldest
 from service.trainer.job import JobFailed, Run
 from service.trainer.rows import base_before
@@ -62,7 +62,7 @@ class UndoRun(Run):
 
     def _obey(self, model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
         assert entry.command is not None
-        return obey(model, entry, sources) if entry.command["do"] in FOLLOWED else model
+        return apply_command(model, entry, sources) if entry.command["do"] in FOLLOWED else model
 
     def skips(self, entry: Entry) -> bool:
         """Whether the candidate must not learn an entry."""

@@ -86,13 +86,13 @@ class Truth:
     """Watches the server."""
 
     def __init__(self, server: Server) -> None:
-        from service.replay.commands import Sources, obey
+        from service.replay.commands import Sources, apply_command
         from service.store import keys
         from service.store.connection import Link
         from service.store.log import START, Entry, LogId
 
         self._keys, self._start, self._entry, self._log_id = keys, START, Entry, LogId
-        self._sources, self._obey = Sources, obey
+        self._sources, self._apply_command = Sources, apply_command
         self._server = server
         self._link = Link(f"unix://{server.path}", 5.0)
         self.books: dict[tuple[str, bytes], Book] = {}
@@ -185,7 +185,9 @@ class Truth:
             book.commands.append(Ordered(entry.log_id, entry.command, world().now))
             if not book.broken:
                 try:
-                    book.reference = self._obey(book.reference, entry, self._sources(self._link, book.name))
+                    book.reference = self._apply_command(
+                        book.reference, entry, self._sources(self._link, book.name)
+                    )
                 except Exception as error:  # noqa: BLE001 - then what it makes is not known
                     if type(error).__name__ == "CommandRefused":
                         book.refused.append(f"{entry.log_id} {entry.command['do']}: {error}")

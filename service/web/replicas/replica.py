@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel, Predictor
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
-from service.replay.applying import entries, take
+from service.replay.applying import apply_entry, entries
 from service.replay.commands import Sources, hyperparameters
 from service.store import models, snapshots
 from service.store.connection import Link
@@ -276,7 +276,7 @@ def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> Model
     log_id = START if snapshot is None else snapshot.log_id
     deadline = time.monotonic() + REPLAY_SECONDS
     for entry in entries(link, name, log_id, meta.head):
-        model = take(model, entry, Sources(link, name))
+        model = apply_entry(model, entry, Sources(link, name))
         log_id = entry.log_id
         if log_id >= lead.published and time.monotonic() > deadline:
             break

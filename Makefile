@@ -67,6 +67,8 @@ readme: install  # writes what a server really answers, and the settings, into R
 
 containers:  # needs podman or docker; BASE is the image to build on
 	BASE=$(BASE) tests/containers/smoke.sh
+	@if docker compose version >/dev/null 2>&1 || command -v podman-compose >/dev/null; then tests/containers/stack.sh; \
+	else echo "no docker compose or podman-compose: deploy/compose.yaml was not tested"; fi
 
 requirements:  # after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml -o requirements.txt

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings up deploy/compose.yaml and proves it: a feed, the kill of each container, four web containers, and their
-# reload without a failed request. Needs the image `freshet`, and docker compose or podman-compose.
+# reload without a failed request. Needs the image of smoke.sh, and docker compose or podman-compose.
 #
 #   COMPOSE="docker compose" sh tests/containers/stack.sh
 #
@@ -9,8 +9,10 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 ENGINE=${ENGINE:-$(command -v podman || command -v docker)}
-COMPOSE=${COMPOSE:-podman-compose}
+COMPOSE=${COMPOSE:-$(docker compose version >/dev/null 2>&1 && echo "docker compose" || echo podman-compose)}
+IMAGE=${IMAGE:-localhost/freshet:smoke}
 HTTPS_PORT=${HTTPS_PORT:-18443}
+$ENGINE tag "$IMAGE" freshet
 FRESHET_ADMIN_KEY=$($ENGINE run --rm freshet keys token)
 export FRESHET_ADMIN_KEY FRESHET_HTTPS_PORT="$HTTPS_PORT" COMPOSE_PROJECT_NAME=freshet-stack
 

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 FOUND = sorted((HERE / "found").glob("*.json"))
-SEEDS = 25
+SEEDS = 20
+pytestmark = pytest.mark.timeout(900)  # half a minute on a machine that does nothing else
 
 
 def _simulate(*arguments: str) -> str:
@@ -17,7 +20,7 @@ def _simulate(*arguments: str) -> str:
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    assert "8 runs" in _simulate("--seeds", "1", "5", "--twice")
+    assert "6 runs" in _simulate("--seeds", "101", "104", "--twice")
 
 
 def test_plans_that_failed_once_and_fixed_seeds_keep_all_promises() -> None:

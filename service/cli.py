@@ -1,6 +1,7 @@
 """The command line, `freshet`: each command is loaded from its room when it is used."""
 
 import importlib
+import json
 import os
 import sys
 from typing import NamedTuple
@@ -96,7 +97,12 @@ def main() -> None:
     try:
         cli()
     except ServiceError as error:
-        click.echo(f"freshet: {error}", err=True)
+        if os.environ.get("FRESHET_LOG_FORMAT") == "json":  # every line, this one too
+            click.echo(
+                json.dumps({"event": "cannot go on", "detail": str(error), "level": "critical"}), err=True
+            )
+        else:
+            click.echo(f"freshet: {error}", err=True)
         sys.exit(2)
 
 

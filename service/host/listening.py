@@ -28,7 +28,8 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host!r}: not an address or a known host name; "
             "set --host to an address of this machine, such as 127.0.0.1"
         ) from None
-    family, _, _, _, address = found[0]
+    # A name such as localhost may have addresses of both kinds; clients try 127.0.0.1.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     deadline = time.monotonic() + PATIENCE
     while True:
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -13,6 +13,7 @@ import pytest
 import urllib3
 
 from service.cli import main
+from service.host import listening
 from service.host.embedded import lock_data_dir
 from service.settings import Settings
 from tests.harness import Server, clean_environment, free_port, running, wait_until
@@ -89,6 +90,26 @@ def test_a_wrong_option_is_named_in_one_line(
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_name_with_addresses_of_both_kinds_is_bound_where_clients_look_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def both(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with listening.bind("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_reason_is_json_too_if_asked_for(folder: Path) -> None:
+    done = freshet("serve", "--port", "70000", folder=folder, FRESHET_LOG_FORMAT="json")
+    assert done[0] == 2
+    assert "FRESHET_PORT" in json.loads(done[1])["detail"]
 
 
 def test_a_redis_that_is_not_there_ends_the_start_and_its_password_is_not_printed(folder: Path) -> None:

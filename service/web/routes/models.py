@@ -28,7 +28,7 @@ from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.protocols.tensorflow_serving import version_status
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import Served, missing
 from service.web.routes import retrain
 from service.web.routes.predict import position
 
@@ -142,18 +142,29 @@ def _rebuild(here: Web, served: Served, spec: ModelSpec, schedule: Schedule | No
     is_new = schedule is not None and (scheduled is None or scheduled.schedule != schedule)
     wanted = _schedule(here, schedule) if is_new else None
     put = "" if schedule is None else schedule.model_dump_json()
-    if served.spec == spec:  # only the schedule is another one
+    job = _rebuild_under_way(here, served, spec)
+    if job is not None:
+        return retrain.accepted(job)
+    if (
+        _spec_in_force(here, served) == spec
+    ):  # only the schedule is another one, or the rebuild has just been done
         if wanted is not None:
             order(here, served, None, idempotency_key(), schedule=wanted)
         stored_schedules.note_put(link, name, served.generation, put)
         return answer(_described(here, served))
-    job = _rebuild_under_way(here, served, spec)
-    if job is not None:
-        return retrain.accepted(job)
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(here, served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
     return retrain.start(here, served, asked, idempotency_key(), raw, wanted, put)
+
+
+def _spec_in_force(here: Web, served: Served) -> ModelSpec:
+    """The spec that a model is of now, as Redis has it."""
+    link = here.links.mine()
+    found = models.describe(link, [served.name])[served.name]
+    if found is None:
+        raise missing(link, served)
+    return ModelSpec.model_validate_json(found[0].current_spec)
 
 
 def _rebuild_under_way(here: Web, served: Served, spec: ModelSpec) -> Job | None:

@@ -1,20 +1,32 @@
-"""Faults in the code that simulation has to find: each is applied to a copy, and new seeds run until one fails.
+"""Faults in the code that simulation has to find: each is applied to a copy, and plans run until one fails.
+
+First come the plans that were kept, then new seeds. A seed counts if it passes without the fault.
 
 mutations.py [--minutes 10] [WORD ...]      those whose names hold a word; default: all
 """
 
 import argparse
+import importlib
+import json
+import multiprocessing
+import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from simulate import simulation
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+FOUND = sorted((HERE / "found").glob("*.json"))
+# What takes long to load and knows nothing of the code under test: it is loaded once, before the forks.
+COMMON = ("flask", "redis", "structlog", "pydantic_settings", "prometheus_client", "croniter", "model")
 LUA = "service/store/lua"
 LEADS = "if not leads(meta, lease, generation, term) then return 'lost' end"
 
@@ -163,6 +175,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="at most, for each")
     parser.add_argument("--from", dest="first", type=int, default=1, help="first seed")
     arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    sys.path.insert(0, str(ROOT))
+    for name in COMMON:
+        importlib.import_module(name)
     words = arguments.words
     chosen = [fault for fault in MUTATIONS if not words or any(word in fault.name for word in words)]
     missed = [fault.name for fault in chosen if not is_found(fault, arguments.minutes, arguments.first)]
@@ -171,45 +189,64 @@ def main() -> int:
 
 
 def is_found(fault: Mutation, minutes: float, first: int) -> bool:
-    """Whether a seed fails with the fault in a copy of the code, and not without it."""
+    """Whether a plan fails with the fault in a copy of the code, and not without it."""
     with tempfile.TemporaryDirectory(prefix="freshet-mutation-") as folder:
         copy = Path(folder)
         shutil.copytree(ROOT / "service", copy / "service", ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "model").symlink_to(ROOT / "model")  # with what is compiled of it
         fault.apply(copy)
-        started = time.monotonic()
-        while (left := minutes - (time.monotonic() - started) / 60) > 0:
-            ended = simulate(copy, "--minutes", str(left), "--from", str(first))
-            failed = re.search(r"^seed (\d+) .*\n(.*)", ended.stdout, re.MULTILINE)
-            if failed is None:
-                print(f"MISSED {fault.name}: {ended.stdout[-200:]}{ended.stderr[-600:]}", flush=True)
-                return False
-            seed = int(failed[1])
-            if simulate(ROOT, "--seeds", str(seed), str(seed + 1)).returncode == 0:
-                seconds = time.monotonic() - started
+        started, kept = time.monotonic(), [path.stem for path in FOUND]
+        while time.monotonic() - started < 60 * minutes:
+            broken = in_child(copy, kept, first, started + 60 * minutes)
+            if broken is None:
+                break
+            seed, what = broken
+            if seed in kept or in_child(ROOT, [], int(seed), 0.0) is None:
                 print(
-                    f"found in {seconds:4.0f} s  {fault.name}: seed {seed}: {failed[2].strip()[:150]}",
-                    flush=True,
+                    f"found in {time.monotonic() - started:4.0f} s  {fault.name}: {seed}: {what}", flush=True
                 )
                 return True
-            print(f"seed {seed} fails without the fault, too: {failed[2].strip()[:150]}", flush=True)
-            first = seed + 1
+            print(f"seed {seed} fails without the fault, too: {what}", flush=True)
+            kept, first = [], int(seed) + 1
     print(f"MISSED {fault.name}", flush=True)
     return False
 
 
-def simulate(code: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Simulate some code until a seed fails."""
-    command = [
-        sys.executable,
-        str(HERE / "simulate.py"),
-        "--code",
-        str(code),
-        "--stop",
-        "--no-story",
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def in_child(code: Path, kept: list[str], first: int, until: float) -> tuple[str, str] | None:
+    """The first plan that fails with some code, and what it breaks: the kept ones, then seeds; None if none does."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(code, kept, first, until, there))
+    process.start()
+    there.close()
+    try:
+        found: tuple[str, str] | None = here.recv()
+    except EOFError:
+        found = None
+    process.join()
+    return found
+
+
+def _run(code: Path, kept: list[str], first: int, until: float, told: Connection) -> None:
+    with simulation(code) as server:
+        from run import Run
+
+        for name, plan in _plans(kept, first, until):
+            outcome = Run(server, plan).go()
+            if outcome.broken:
+                told.send((name, str(outcome.broken[0]).splitlines()[0][:160]))
+                return
+    told.send(None)
+
+
+def _plans(kept: list[str], first: int, until: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    from plans import plan
+
+    for name in kept:
+        yield name, json.loads((HERE / "found" / f"{name}.json").read_text())
+    yield str(first), plan(first)
+    while time.monotonic() < until:
+        first += 1
+        yield str(first), plan(first)
 
 
 if __name__ == "__main__":

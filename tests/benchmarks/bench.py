@@ -1,7 +1,10 @@
 """The servers of one session of measuring, and runs of load against them."""
 
 import json
+import math
+import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +27,8 @@ from processes import (
 )
 
 HERE = Path(__file__).parent
-GUNICORN_SETTINGS = HERE.parent.parent / "deploy" / "gunicorn.conf.py"
+WRK = shutil.which("wrk")
+"""A load generator that takes little of the processors; one in Python slows the floor more than the service."""
 INPUTS = 20
 SPEC = {
     "task": "binary",
@@ -101,22 +105,14 @@ class Bench:
 
     @cached_property
     def floor(self) -> Served:
-        """Gunicorn with the service's settings and handlers that only parse."""
+        """gunicorn with its own gevent worker and handlers that only parse."""
         port = free_port()
         command = [
-            *(sys.executable, "-m", "gunicorn", "-c", str(GUNICORN_SETTINGS)),
+            *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", str(WEB_PROCESSES)),
+            *("--bind", f"127.0.0.1:{port}", "--keep-alive", "75", "--no-control-socket"),
             *("--pythonpath", str(HERE), "floor:app"),
         ]
-        process = self.stack.enter_context(
-            server(
-                command,
-                port,
-                "/",
-                self.folder / "floor.log",
-                FRESHET_PORT=str(port),
-                FRESHET_WEB_WORKERS=str(WEB_PROCESSES),
-            )
-        )
+        process = self.stack.enter_context(server(command, port, "/", self.folder / "floor.log"))
         return Served(port, process.pid)
 
     @cached_property
@@ -151,8 +147,25 @@ class Bench:
         rate: float | None = None,
         seconds: float | None = None,
     ) -> "subprocess.Popen[str]":
-        """Start the load generator; `finish` reads its result."""
+        """Start the load generator; `finish` reads its result. wrk, where it is installed, for closed loops."""
         length = self.seconds if seconds is None else seconds
+        if WRK and not rate:
+            command = [
+                WRK,
+                "-t1",
+                "-c",
+                str(connections),
+                "-d",
+                f"{math.ceil(length)}s",
+                "-s",
+                str(HERE / "load.lua"),
+            ]
+            return subprocess.Popen(
+                [*command, f"http://127.0.0.1:{served.port}{path}"],
+                env=os.environ | {"BODIES": str(self.bodies[path])},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         command = [
             *(sys.executable, str(HERE / "load.py"), f"http://127.0.0.1:{served.port}{path}"),
             *(str(self.bodies[path]), "--connections", str(connections)),
@@ -173,7 +186,7 @@ class Bench:
                 generator.wait()
         if generator.returncode:
             raise RuntimeError("the load generator failed")
-        return json.loads(output)
+        return {"generator": "load.py", "cpu_share": 0.0} | json.loads(output.strip().splitlines()[-1])
 
     def run(self, label: str, served: Served, path: str, connections: int, rate: float | None = None) -> Run:
         """Load a server alone and note what each role of process cost per answer."""

@@ -1,6 +1,7 @@
 """Figures and the table that shows them beside their targets."""
 
 from dataclasses import dataclass
+from html import escape
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,26 @@ class Figure:
         if self.target is None or self.value is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def plot(figures: list[Figure]) -> str:
+    """Figures with a target as bars in SVG: each as a share of its target, which is the line at 1."""
+    shown = [figure for figure in figures if figure.target and figure.value is not None]
+    rows = []
+    for place, figure in enumerate(shown):
+        share, top = min(figure.value / figure.target, 2.0), 28 * place + 12  # type: ignore[operator]
+        colour = "#3a7d44" if figure.holds else "#b3372f"
+        bound = f"{'≥' if figure.at_least else '≤'} {figure.target:.3g}"
+        rows.append(
+            f'<rect x="420" y="{top}" width="{150 * share:.0f}" height="16" fill="{colour}"/>'
+            f'<text x="412" y="{top + 13}" text-anchor="end">{escape(figure.name.strip())}</text>'
+            f'<text x="728" y="{top + 13}">{figure.value:.3g} {escape(figure.unit)} ({bound})</text>'
+        )
+    height = 28 * len(shown) + 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="960" height="{height}" font-family="sans-serif" '
+        f'font-size="12">{"".join(rows)}<line x1="570" y1="4" x2="570" y2="{height - 4}" stroke="black"/></svg>\n'
+    )
 
 
 def report(console: Console, figures: list[Figure]) -> None:

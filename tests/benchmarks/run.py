@@ -1,6 +1,6 @@
 """The service's numbers beside their targets and beside the floor, measured in one run on this machine.
 
-    run.py [--only NAME ...] [--seconds 5] [--rounds 3] [--json FILE]
+    run.py [--only NAME ...] [--seconds 5] [--rounds 3] [--json FILE] [--plot FILE]
 
 Real servers on free ports, their files in a temporary folder (TMPDIR chooses the disk); everything started is
 stopped again. What is compared runs alternately and the median of the rounds counts, so that a disturbance
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import Bench
 from measures import BENCHMARKS
-from report import Figure, report
+from report import Figure, plot, report
 from rich.console import Console
 
 
@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time of one run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--json", type=Path, help="write figures and runs to this file too")
+    parser.add_argument(
+        "--plot", type=Path, help="draw the figures beside their targets into this file, as SVG"
+    )
     arguments = parser.parse_args()
 
     figures: list[Figure] = []
@@ -46,6 +49,8 @@ def main() -> None:
         console.print(
             f"Other processes kept {statistics.median(others):.2f} cores busy, {max(others):.2f} at most."
         )
+    if arguments.plot:
+        arguments.plot.write_text(plot(figures))
     if arguments.json:
         runs = [{"run": label, **asdict(run)} for label, run in bench.runs]
         shown = [asdict(figure) | {"holds": figure.holds} for figure in figures]

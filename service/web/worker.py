@@ -31,6 +31,7 @@ TICK = 0.1  # seconds between looks at whether to stop
 LOOK = 0.001  # seconds between looks whether another process has accepted a connection
 PATIENCE = 0.005  # seconds that a process with fewer connections gets for it, for each that it has fewer
 MOST_PATIENCE = 0.1  # seconds; then this process takes it: the other is busy
+REPLACE_SECONDS = 120.0  # that a process waits at a reload for those that replace it
 IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
@@ -127,7 +128,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.alive: bool = True
         self.worker_connections: int = self.cfg.worker_connections
         self._leaving = False
-        self._give_up_at = 0.0  # when the processes that replace this one are no longer waited for
+        self._asked_at = 0.0  # monotonic seconds: when it was asked to leave
+        self._at_once = False  # not waiting for the processes that replace it
         self._idle: dict[
             Any, float
         ] = {}  # connections between two requests, longest idle first -> since when
@@ -140,8 +142,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """Stop when what is under way is done. Only sets a flag: it runs in a signal's handler."""
-        self._leaving = True
+        """Stop when what is under way is done. Only sets flags: it runs in a signal's handler.
+
+        The master repeats the signal during a reload only after `graceful_timeout`: one that comes before is a stop.
+        """
+        now = time.monotonic()
+        self._at_once = self._at_once or (
+            self._leaving and now - self._asked_at < 0.9 * self.cfg.graceful_timeout
+        )
+        if not self._leaving:
+            self._leaving, self._asked_at = True, now
 
     def run(self) -> None:
         """Serve until asked to stop, then answer what is there."""
@@ -161,11 +171,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _is_replaced(self) -> bool:
         """Whether others serve in this process's place; at a stop, nobody is to."""
-        if self.age > board.reloaded_at:
+        if self._at_once or self.age > board.reloaded_at:
             return True
-        now = time.monotonic()
-        self._give_up_at = self._give_up_at or now + self.cfg.graceful_timeout / 2
-        return now > self._give_up_at or board.serving_after(board.reloaded_at) >= self.cfg.workers
+        waited = time.monotonic() - self._asked_at
+        return waited > REPLACE_SECONDS or board.serving_after(board.reloaded_at) >= self.cfg.workers
 
     def _drain(self) -> None:
         """Wait until all connections are closed, at most `graceful_timeout`; those that stay idle are closed."""

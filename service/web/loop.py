@@ -28,6 +28,7 @@ SWITCH_SECONDS = (
 )
 BEAT = 0.05  # seconds between signs of life of the loop
 HELD = 0.1  # seconds without one after which the loop was held
+QUIET = 5.0  # seconds between two lines in the log; all are counted
 IDLE = "run (hub.py"  # where the loop is while it waits
 
 _pools: dict[bool, ThreadPool] = {}
@@ -100,6 +101,7 @@ class Watch:
         self._beat_at = time.monotonic()
         self._loop_thread = monkey.get_original("_thread", "get_ident")()
         self._sleep = monkey.get_original("time", "sleep")
+        self._logged_at = -QUIET
         self._seen = ""  # where the loop was held
 
     def start(self) -> None:
@@ -114,7 +116,9 @@ class Watch:
             held, self._beat_at = now - self._beat_at - BEAT, now
             if held > HELD and not self._seen.startswith(IDLE):  # else the machine was busy with others
                 LOOP_HELD.observe(held)
-                log.warning("the event loop was held", seconds=round(held, 3), by=self._seen or "unknown")
+                if now - self._logged_at > QUIET:
+                    self._logged_at = now
+                    log.warning("the event loop was held", seconds=round(held, 3), by=self._seen or "unknown")
             self._seen = ""
 
     def _look(self) -> None:

@@ -13,7 +13,7 @@ import redis
 
 from tests import oracle
 from tests.faults import System
-from tests.harness import Server, running, wait_until
+from tests.harness import Server, crowd, running, wait_until
 
 
 class KeepAlive(threading.Thread):
@@ -33,7 +33,7 @@ class KeepAlive(threading.Thread):
             if fresh:
                 if connection is not None:
                     connection.close()
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10 * crowd())
             assert connection is not None
             try:
                 connection.request("POST", "/v1/models/m/predict", body, {"Content-Type": "application/json"})
@@ -64,7 +64,7 @@ def is_closed(connection: http.client.HTTPConnection) -> bool:
     except OSError:
         return True
     finally:
-        connection.sock.settimeout(10)
+        connection.sock.settimeout(10 * crowd())
 
 
 def test_a_reload_resets_no_connection(folder: Path) -> None:
@@ -77,11 +77,11 @@ def test_a_reload_resets_no_connection(folder: Path) -> None:
             before = set(server.pids("web"))
             assert server.process is not None
             server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda before=before: is_new(server, before), 30, server.log)
+            wait_until(lambda before=before: is_new(server, before), 30 * crowd(), server.log)
             answered = sum(client.kinds["200"] for client in clients)
             wait_until(
                 lambda answered=answered: sum(client.kinds["200"] for client in clients) > answered + 200,
-                30,
+                30 * crowd(),
                 server.log,
             )
         for client in clients:

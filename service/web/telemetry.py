@@ -22,7 +22,7 @@ from service.telemetry import FOLDER
 from service.web.access import key_name, may_see
 from service.web.context import Web, web
 from service.web.names import REQUEST_ID
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
 
 routes = Blueprint("metrics", __name__)
 MOST_MODELS = 100  # that are told by name; the others are summed
@@ -152,7 +152,7 @@ class Models(Collector):
     def collect(self) -> Iterator[Metric]:
         """Gauges of the busiest models by name, of the others summed where a sum makes sense; Redis's memory."""
         visible = [model for model in self._context.replicas.all() if may_see(model.name)]
-        served = sorted(visible, key=lambda model: -model.replica.step)
+        served = sorted(visible, key=lambda model: -model.version.step)
         named, others = served[:MOST_MODELS], served[MOST_MODELS:]
         yield GaugeMetricFamily("freshet_models", "Models that are served.", len(served))
         yield GaugeMetricFamily(
@@ -193,20 +193,20 @@ class Models(Collector):
         yield GaugeMetricFamily("freshet_redis_maxmemory_bytes", "Redis's maxmemory; 0: none.", limit)
 
 
-def _observations(named: list[Served], others: list[Served]) -> Iterator[Metric]:
+def _observations(named: list[ServedModel], others: list[ServedModel]) -> Iterator[Metric]:
     family = CounterMetricFamily(
         "freshet_observations", "Observations taken, applied or skipped.", labels=["model", "outcome"]
     )
     groups = [([model], model.name) for model in named] + ([(others, OTHERS)] if others else [])
     for group, label in groups:
-        skipped = sum(model.replica.metrics.get("skipped", 0) for model in group)
-        family.add_metric([label, "applied"], sum(model.replica.step for model in group) - skipped)
+        skipped = sum(model.version.metrics.get("skipped", 0) for model in group)
+        family.add_metric([label, "applied"], sum(model.version.step for model in group) - skipped)
         family.add_metric([label, "skipped"], skipped)
     yield family
 
 
-def _values(served: Served) -> dict[str, Any]:
-    replica = served.replica
+def _values(served: ServedModel) -> dict[str, Any]:
+    replica = served.version
     window = replica.metrics.get("window") or {}
     return {
         "step": replica.step,

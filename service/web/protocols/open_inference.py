@@ -20,7 +20,7 @@ from service.web import problems
 from service.web.bounds import check_rows, columns_of_answer
 from service.web.context import answer, raw_body, web
 from service.web.protocols.tensors import DATATYPES, Tensor, read_binary, read_json, written
-from service.web.replicas.replica import Served
+from service.web.replicas.replica import ServedModel
 from service.web.routes.predict import position, replica_at
 from service.web.slicing import encode_rows, predict_rows
 
@@ -143,7 +143,7 @@ def infer(name: str, number: str = VERSION) -> Response:
     return _respond(to_json(body), b"".join(raw for _, raw in parts), any(wanted.values()))
 
 
-def _model(name: str, number: str) -> Served:
+def _model(name: str, number: str) -> ServedModel:
     if number != VERSION:
         raise NotFound(f"model {name!r} has no version {number!r}; the only one is {VERSION!r}")
     return web().served(name)

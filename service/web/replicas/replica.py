@@ -137,11 +137,6 @@ class ServedModel:
     )  # lock of who waits -> for which timeline and step
 
     @property
-    def replica(self) -> ModelVersion:
-        """The newest version."""
-        return self.version
-
-    @property
     def spec(self) -> ModelSpec:
         """What the model is now."""
         return self.version.codec.spec
@@ -291,7 +286,3 @@ def missing(link: Link, served: ServedModel) -> Problem:
     except StoreUnavailable as error:
         return Unavailable(f"{error}; nothing was written", retry_after=1)
     return Unavailable(f"Redis has lost model {served.name}; nothing was written", retry_after=1)
-
-
-Served = ServedModel
-Replica = ModelVersion

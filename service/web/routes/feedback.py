@@ -110,7 +110,7 @@ def _repeated(served: ServedModel, repetition: Repetition) -> tuple[bytes, HTTPS
         return to_json({"loss": None, **first, "repeated": True}) + b"\n", HTTPStatus.OK
     body = {
         "model": served.name,
-        "step": served.replica.step,
+        "step": served.version.step,
         "position": repetition.position,
         "applied": repetition.appended if repetition.applied else 0,
         "pending": 0 if repetition.applied else repetition.appended,

@@ -28,7 +28,7 @@ from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.protocols.tensorflow_serving import version_status
-from service.web.replicas.replica import Served, missing
+from service.web.replicas.replica import ServedModel, missing
 from service.web.routes import retrain
 from service.web.routes.predict import position
 
@@ -126,7 +126,9 @@ def _schedule(here: Web, schedule: Schedule | None) -> NewSchedule:
     return NewSchedule(schedule.model_dump_json(), schedules.first_due(here.links.mine(), schedule))
 
 
-def _rebuild(here: Web, served: Served, spec: ModelSpec, schedule: Schedule | None, raw: bytes) -> Response:
+def _rebuild(
+    here: Web, served: ServedModel, spec: ModelSpec, schedule: Schedule | None, raw: bytes
+) -> Response:
     """Start a job that trains a model of another spec from the log and swaps it in.
 
     The schedule of its retraining is set at once if it is another one. Without one in the request, or with the one in
@@ -158,7 +160,7 @@ def _rebuild(here: Web, served: Served, spec: ModelSpec, schedule: Schedule | No
     return retrain.start(here, served, asked, idempotency_key(), raw, wanted, put)
 
 
-def _spec_in_force(here: Web, served: Served) -> ModelSpec:
+def _spec_in_force(here: Web, served: ServedModel) -> ModelSpec:
     """The spec that a model is of now, as Redis has it."""
     link = here.links.mine()
     found = models.describe(link, [served.name])[served.name]
@@ -167,7 +169,7 @@ def _spec_in_force(here: Web, served: Served) -> ModelSpec:
     return ModelSpec.model_validate_json(found[0].current_spec)
 
 
-def _rebuild_under_way(here: Web, served: Served, spec: ModelSpec) -> Job | None:
+def _rebuild_under_way(here: Web, served: ServedModel, spec: ModelSpec) -> Job | None:
     """The model's newest job if it is a rebuild to this spec, and the learner has not carried it out yet."""
     link, name = here.links.mine(), served.name
     newest = next(iter(jobs.history(link, name)), None)
@@ -213,7 +215,7 @@ def delete(name: str) -> Response:
 def metrics(name: str) -> Response:
     """Prequential scores: each observation was predicted before it was learned; and how late labels come."""
     here = web()
-    replica = here.served(name).replica
+    replica = here.served(name).version
     late_labels = _late_labels(here, name)
     return answer(
         {"model": name, **position(here, replica), "metrics": replica.metrics, "late_labels": late_labels}
@@ -285,8 +287,8 @@ def _build(spec: ModelSpec) -> None:
     OnlineModel.from_bytes(OnlineModel(spec).to_bytes())
 
 
-def _summary(here: Web, served: Served) -> dict[str, Any]:
-    replica = served.replica
+def _summary(here: Web, served: ServedModel) -> dict[str, Any]:
+    replica = served.version
     return {
         "model": served.name,
         "task": served.spec.task,
@@ -296,8 +298,8 @@ def _summary(here: Web, served: Served) -> dict[str, Any]:
     }
 
 
-def _described(here: Web, served: Served) -> dict[str, Any]:
-    replica = served.replica
+def _described(here: Web, served: ServedModel) -> dict[str, Any]:
+    replica = served.version
     return {
         **_summary(here, served),
         "generation": served.generation.decode(),
@@ -313,7 +315,7 @@ def _described(here: Web, served: Served) -> dict[str, Any]:
     }
 
 
-def _live(here: Web, served: Served) -> dict[str, Any]:
+def _live(here: Web, served: ServedModel) -> dict[str, Any]:
     """What may have changed since the model was created; nothing of it while Redis is away."""
     job = scheduled = None
     try:

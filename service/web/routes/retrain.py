@@ -21,7 +21,7 @@ from service.store.appending import NewSchedule
 from service.store.jobs import Job
 from service.web.context import Web, answer, idempotency_key, json_body, web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
-from service.web.replicas.replica import Served, missing
+from service.web.replicas.replica import ServedModel, missing
 from service.web.routes.jobs import to_response
 
 routes = Blueprint("retrain", __name__)
@@ -48,7 +48,7 @@ def check_limits(here: Web, body: Retraining, prefix: str = "") -> None:
         raise Invalid.at(f"{prefix}/epochs", detail)
 
 
-def check_rows(here: Web, served: Served, body: Retraining) -> None:
+def check_rows(here: Web, served: ServedModel, body: Retraining) -> None:
     """Refuse a window with too few rows. Raises Problem."""
     link = here.links.mine()
     found = models.describe(link, [served.name])[served.name]
@@ -63,7 +63,7 @@ def check_rows(here: Web, served: Served, body: Retraining) -> None:
 
 def start(
     here: Web,
-    served: Served,
+    served: ServedModel,
     request: dict[str, Any],
     key: str | None,
     raw: bytes,

@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \
 	tests/service/test_feed_command.py tests/service/test_retrain.py tests/service/test_commands.py tests/scenarios/test_connections.py
 
-.PHONY: install serve test test-lowest test-all soak simulate mutate lint bench readme containers requirements clean
+.PHONY: install serve test test-lowest test-all soak fuzz simulate mutate lint bench readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,9 @@ test-all: install lint  # everything: the slow tests, the soak, and the containe
 	$(BIN)/pytest -m soak -s tests/scenarios tests/fuzz
 	@if command -v podman >/dev/null || command -v docker >/dev/null; then $(MAKE) containers; \
 	else echo "no podman or docker: containers were not tested"; fi
+
+fuzz: install  # random requests of every kind for some minutes, MINUTES=10
+	$(BIN)/python -m tests.fuzz.fuzz --minutes $(MINUTES) $(ARGS)
 
 test-lowest:  # the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest

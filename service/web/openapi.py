@@ -41,6 +41,7 @@ PAGE = """<!doctype html>
 """
 START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#api", validatorUrl: null});\n'
 JSON, NDJSON, BYTES = "application/json", "application/x-ndjson", "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
 SAFETENSORS, PROBLEM = "application/vnd.safetensors", "application/problem+json"
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 READS = (401, 403, 404, 421, 422, 429, 503)
@@ -111,7 +112,7 @@ OPERATIONS: dict[str, Operation] = {
     "predict.predict": Operation(
         "predictions",
         {200: answers.PredictAnswer},
-        {JSON: (PredictRequest,), NDJSON: ()},
+        {JSON: (PredictRequest,), NDJSON: (), ARROW: ()},
         {
             "ids": {
                 "type": "string",
@@ -131,7 +132,7 @@ OPERATIONS: dict[str, Operation] = {
     "feedback.feedback": Operation(
         "feedback",
         {200: answers.FeedbackAnswer, 202: answers.FeedbackAnswer},
-        {JSON: (Observation, Observations), NDJSON: (Observation,)},
+        {JSON: (Observation, Observations), NDJSON: (Observation,), ARROW: ()},
         {
             "on_error": {
                 "type": "string",

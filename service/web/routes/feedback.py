@@ -1,6 +1,7 @@
 """Feedback: one observation, a list, or a stream of lines."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -10,6 +11,8 @@ from flask import Blueprint, Response, request
 from pydantic_core import from_json, to_json
 
 from service.errors import Problem
+from service.web import arrow
+from service.web.bodies import RequestBody
 from service.web.bounds import check_rows, columns_of_results
 from service.web.context import Web, answer, idempotency_key, json_body, raw_answer, request_body, web
 from service.web.feedback.counting import count_losses, count_rows
@@ -17,6 +20,7 @@ from service.web.feedback.reading import Lines
 from service.web.feedback.results import mean_loss, row_results
 from service.web.feedback.stream import Results, StreamOptions, upload_stream
 from service.web.feedback.submit import Outcome, Repetition
+from service.web.feedback.tables import TablePart
 from service.web.lines import line_blocks
 from service.web.replicas.replica import ServedModel
 from service.web.slicing import read_observations
@@ -33,7 +37,7 @@ def feedback(name: str) -> Response:
     """Learn from labelled observations, each exactly once."""
     context = web()
     served = context.served(name)
-    if request.mimetype == LINES:
+    if request.mimetype in (LINES, arrow.MEDIA_TYPE):
         return _stream(context, served)
     key = idempotency_key()
     return raw_answer(*feedback_json(context, name, json_body(), key, top()))
@@ -75,8 +79,11 @@ def _stream(context: Web, served: ServedModel) -> Response:
     if options.results == "each":
         options = replace(options, columns=columns_of_results(1, served.spec, top(), "top"))
     body = request_body()
-    blocks = line_blocks(body.pieces(), context.settings.max_line_bytes, lines_at_once(served.spec))
-    parts = (Lines(number, lines) for number, lines in blocks)
+    parts = (
+        _tables(context, served, body)
+        if request.mimetype == arrow.MEDIA_TYPE
+        else _lines(context, served, body)
+    )
     records = upload_stream(context, served, parts, options, body.is_idle)
     if options.results != "none":
         return stream_answer(records, body)
@@ -86,6 +93,17 @@ def _stream(context: Web, served: ServedModel) -> Response:
         body.drain()
         raise
     return answer(end, HTTPStatus.ACCEPTED if end["pending"] else HTTPStatus.OK)
+
+
+def _lines(context: Web, served: ServedModel, body: RequestBody) -> Iterator[Lines]:
+    blocks = line_blocks(body.pieces(), context.settings.max_line_bytes, lines_at_once(served.spec))
+    return (Lines(number, lines) for number, lines in blocks)
+
+
+def _tables(context: Web, served: ServedModel, body: RequestBody) -> Iterator[TablePart]:
+    arrow.check_installed()
+    longest, at_once = context.settings.max_body_bytes, lines_at_once(served.spec)
+    return map(TablePart, arrow.read_rows(body.pieces(), served.spec, longest, at_once, labelled=True))
 
 
 def _check(context: Web, served: ServedModel, rows: int) -> None:

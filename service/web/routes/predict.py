@@ -8,10 +8,12 @@ from pydantic_core import to_json
 
 from model import RowError
 from service.errors import Invalid, Unavailable
+from service.web import arrow
 from service.web.bounds import check_rows, columns_of_answer
 from service.web.context import Web, json_body, raw_answer, request_body, web
 from service.web.lines import line_blocks
 from service.web.predict_stream import PredictOptions, predict_stream
+from service.web.predict_table import predict_table
 from service.web.replicas.replica import ModelVersion, ServedModel
 from service.web.slicing import predict_rows, read_instances, written
 from service.web.streaming import LINES, choice, lines_at_once, stream_answer, top
@@ -25,6 +27,8 @@ def predict(name: str) -> Response:
     here = web()
     if request.mimetype == LINES:
         return _stream(here, here.served(name))
+    if request.mimetype == arrow.MEDIA_TYPE:
+        return predict_table(here, here.served(name))
     here.served(name)  # first: no such model, rather than a bad body
     return raw_answer(predict_json(here, name, json_body()))
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.store import checkpoints, jobs, lease, models, snapshots
+from service.store import checkpoints, jobs, leadership, models, snapshots
 from service.store.appending import Append, Limits, append, append_command
 from service.store.blocks import Block
 from service.store.checkpoints import Checkpoint
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job
-from service.store.lease import Fence
+from service.store.leadership import Fence
 from service.store.log import NO_ROWS, Entry, LogId, read_after
 from service.store.snapshots import Keep
 
@@ -56,7 +56,7 @@ class Stored:
     def lead(self) -> int:
         """Take the lead; returns the term."""
         _, lead = self.described()
-        term = lease.acquire(self.link, self.name, self.generation, lead, "test")
+        term = leadership.acquire(self.link, self.name, self.generation, lead, "test")
         assert term is not None
         return term
 
@@ -93,8 +93,8 @@ class Stored:
 
     def beat(self, term: int, published: LogId, timeline: int = 1, size: int = 0) -> object:
         """One heartbeat."""
-        [answer] = lease.beat(
-            self.link, [lease.Held(self.name, self.generation, term, timeline, published, size)]
+        [answer] = leadership.beat(
+            self.link, [leadership.Held(self.name, self.generation, term, timeline, published, size)]
         )
         return answer
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from service.errors import StoreError, StoreUnavailable, TermLost
 from service.logs import log
 from service.processes import has_died
-from service.store import lease, models
+from service.store import leadership, models
 from service.store.connection import Link
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class LeaderHeartbeat(threading.Thread):
 
     def _beat(self, leds: list["LedModel"]) -> None:
         held = [
-            lease.Held(led.name, led.generation, led.term, led.timeline, led.published, led.sizes.newest)
+            leadership.Held(led.name, led.generation, led.term, led.timeline, led.published, led.sizes.newest)
             for led in leds
         ]
-        for led, answer in zip(leds, lease.beat(self._link, held), strict=True):
+        for led, answer in zip(leds, leadership.beat(self._link, held), strict=True):
             if isinstance(answer, StoreUnavailable):
                 raise answer
             if isinstance(answer, TermLost):

@@ -17,7 +17,7 @@ from service.logs import log
 from service.processes import identity
 from service.replay.compiling import compile_loop
 from service.settings import Settings
-from service.store import lease, models
+from service.store import leadership, models
 from service.store.connection import Link
 from service.store.log import parse_entries, parse_read, read_command, token_at
 
@@ -136,7 +136,7 @@ class Learner:
         # Half of what is free: learners that start together share the models.
         for name, (meta, lead) in free[: (len(free) + 1) // 2]:
             least = self._last_terms.get(name, 0) + 1
-            term = lease.acquire(self.link, name, meta.generation, lead, self._holder, least)
+            term = leadership.acquire(self.link, name, meta.generation, lead, self._holder, least)
             if term is not None:
                 self._last_terms[name] = term
                 self._take_over(name, meta, term)
@@ -168,8 +168,8 @@ class Learner:
         """Leave a model to the learner that leads it. If Redis came back older, that one is to start a new timeline."""
         token = token_at(self.link, led.name, led.log_id)
         is_gone = None not in (token, led.token) and token != led.token
-        seen = lease.Sight(led.timeline, led.log_id, led.term, is_gone)
-        if lease.ask_new_timeline(self.link, led.name, led.generation, seen):
+        seen = leadership.Sight(led.timeline, led.log_id, led.term, is_gone)
+        if leadership.ask_new_timeline(self.link, led.name, led.generation, seen):
             log.error("Redis came back older", model=led.name, step=led.model.step, term=led.term)
         self._drop(led, "another learner leads it")
 
@@ -178,7 +178,7 @@ class Learner:
         self.led.pop(name, None)
         self._bench.sit(name, generation, time.monotonic())
         with suppress(StoreError):
-            lease.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
+            leadership.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
 
     def _why_gone(self, led: LedModel) -> str:
         if models.was_deleted(self.link, led.generation):
@@ -297,7 +297,7 @@ class Learner:
                 if led.snapshot_id != led.log_id:
                     self._saver.wait(led.begin_snapshot())
                 led.settle()
-                lease.release(self.link, led.name, led.generation, led.term)
+                leadership.release(self.link, led.name, led.generation, led.term)
             except StoreError as error:
                 log.warning("could not hand over", model=led.name, error=str(error) or type(error).__name__)
 
@@ -338,7 +338,7 @@ class Learner:
     def _reload(self, led: LedModel, why: str) -> None:
         """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""
         log.error("new timeline", model=led.name, step=led.model.step, why=why)
-        timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
+        timeline = leadership.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
         found = models.describe(self.link, [led.name])[led.name]
         if found is None:
             self._drop(led, self._why_gone(led))
@@ -353,5 +353,5 @@ class Learner:
         if led.timeline < least:
             why = "a web process has seen the model at a later step than the log reaches"
             log.error("new timeline", model=led.name, step=led.model.step, why=why)
-            led.timeline = lease.new_timeline(self.link, led.name, led.generation, led.term, least)
+            led.timeline = leadership.new_timeline(self.link, led.name, led.generation, led.term, least)
             led.republish = True

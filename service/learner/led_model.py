@@ -21,11 +21,11 @@ from service.logs import log
 from service.replay.applying import follows
 from service.replay.commands import REPLACING, Sources, apply_command, hyperparameters
 from service.settings import Settings
-from service.store import checkpoints, lease, models, refusals, snapshots
+from service.store import checkpoints, leadership, models, refusals, snapshots
 from service.store.blocks import Block, join
 from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
-from service.store.lease import Fence
+from service.store.leadership import Fence
 from service.store.log import START, Entry, LogId, sizes, token_at
 from service.store.messages import Publication, Result, publish_command, publish_results_commands
 from service.store.refusals import Refusal
@@ -271,7 +271,7 @@ class LedModel:
     def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:
         self.rebuilt = True
         with self._noticing_loss():
-            lease.note_rebuild(self.link, self._fence(entry.log_id, entry.token), spec.model_dump_json())
+            leadership.note_rebuild(self.link, self._fence(entry.log_id, entry.token), spec.model_dump_json())
 
     def _fence(self, log_id: LogId, token: bytes | None) -> Fence:
         """What is shown with a write that is about the entry at a log id."""

@@ -7,7 +7,7 @@ from typing import Literal
 from service.errors import BlobGone
 from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.lease import Fence
+from service.store.leadership import Fence
 from service.store.log import LogId
 
 Reason = Literal["requested", "periodic", "promotion", "rollback", "weights"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.lease import Fence
+from service.store.leadership import Fence
 from service.store.log import LogId
 
 MOST = 100

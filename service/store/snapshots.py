@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from service import failpoints
 from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.lease import Fence
+from service.store.leadership import Fence
 from service.store.log import LogId
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.errors import StaleWrite, TermLost
-from service.store import lease, refusals, snapshots
+from service.store import leadership, refusals, snapshots
 from service.store.connection import Link
 from service.store.log import LogId, read_after
 from service.store.refusals import Refusal
@@ -55,7 +55,7 @@ def test_a_late_snapshot_of_an_earlier_timeline_never_overwrites_one_of_a_later(
     term = stored.lead()
     for _ in range(5):
         stored.append()
-    assert lease.new_timeline(stored.link, stored.name, stored.generation, term, 2) == 2
+    assert leadership.new_timeline(stored.link, stored.name, stored.generation, term, 2) == 2
     stored.snapshot(stored.fence(term, LogId(2, 0), timeline=2), b"new")
     with pytest.raises(StaleWrite):
         stored.snapshot(stored.fence(term, LogId(5, 0)), b"late")
@@ -86,14 +86,14 @@ def test_nothing_is_written_by_a_learner_whose_term_is_over(stored: Stored) -> N
     for write in (
         lambda: stored.snapshot(fence, b"late"),
         lambda: stored.checkpoint(fence),
-        lambda: lease.note_rebuild(stored.link, fence, "{}"),
+        lambda: leadership.note_rebuild(stored.link, fence, "{}"),
         lambda: refusals.record(stored.link, fence, refusal),
-        lambda: lease.new_timeline(stored.link, stored.name, stored.generation, old, 2),
+        lambda: leadership.new_timeline(stored.link, stored.name, stored.generation, old, 2),
     ):
         with pytest.raises(TermLost):
             write()
     assert isinstance(stored.beat(old, LogId(1, 0)), TermLost)
-    lease.release(stored.link, stored.name, stored.generation, old, "late")
+    leadership.release(stored.link, stored.name, stored.generation, old, "late")
     meta, lead = stored.described()
     assert (lead.term, lead.counter, lead.failure, lead.published) == (new, 1, "", (0, 0))
     assert (meta.timeline, meta.rebuilt) == (1, None)
@@ -120,9 +120,9 @@ def test_a_late_note_of_a_rebuild_does_not_replace_a_newer_one(stored: Stored) -
     term = stored.lead()
     for _ in range(3):
         stored.append()
-    lease.note_rebuild(stored.link, stored.fence(term, LogId(3, 0)), "new")
+    leadership.note_rebuild(stored.link, stored.fence(term, LogId(3, 0)), "new")
     with pytest.raises(StaleWrite):
-        lease.note_rebuild(stored.link, stored.fence(term, LogId(2, 0)), "late")
+        leadership.note_rebuild(stored.link, stored.fence(term, LogId(2, 0)), "late")
     assert stored.described()[0].rebuilt == b"new"
 
 
@@ -130,7 +130,7 @@ def test_the_lead_is_not_taken_if_the_heartbeat_has_moved_since_it_was_looked_at
     term = stored.lead()
     _, seen = stored.described()
     stored.beat(term, LogId(0, 0))
-    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "another") is None
+    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "another") is None
     _, seen = stored.described()
-    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "another") == term + 1
-    assert lease.acquire(stored.link, stored.name, stored.generation, seen, "a third") is None
+    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "another") == term + 1
+    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "a third") is None

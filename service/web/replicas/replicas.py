@@ -7,7 +7,7 @@ from collections.abc import Callable
 from service.counters import REDIS_TROUBLES
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
-from service.store import lease, models
+from service.store import leadership, models
 from service.store.connection import Link, Links
 from service.store.log import LogId, read_after, token_at
 from service.store.messages import Message, Publication, Subscription, parse_results
@@ -324,7 +324,7 @@ class Replicas:
 
     def _ask_again(self, served: ServedModel, now: float) -> None:
         """Ask for what was published and has not arrived. If nothing at all comes then, subscribe anew."""
-        lease.ask_republication(self._poll_link, served.name, served.generation)
+        leadership.ask_republication(self._poll_link, served.name, served.generation)
         if served.behind_since is None:
             served.behind_since = now
         elif now - served.behind_since > DEAF and served.has_learner and not self._subscription.reading:
@@ -375,8 +375,8 @@ class Replicas:
         if not is_gone and (meta.timeline, meta.head) >= seen.order and lead.term >= term:
             return False
         # Redis may have gone on since it was asked: it looks again before it asks.
-        sight = lease.Sight(seen.timeline, seen.log_id, term, is_gone)
-        older = lease.ask_new_timeline(self._poll_link, served.name, served.generation, sight)
+        sight = leadership.Sight(seen.timeline, seen.log_id, term, is_gone)
+        older = leadership.ask_new_timeline(self._poll_link, served.name, served.generation, sight)
         if older:
             served.note_older()
             what = f"this process has seen the model at {seen.log_id}, the log of Redis ends at {meta.head}"

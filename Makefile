@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \
 	tests/service/test_feed_command.py tests/service/test_retrain.py tests/service/test_commands.py tests/scenarios/test_connections.py
 
-.PHONY: install serve test test-lowest test-all soak fuzz simulate mutate lint bench readme containers requirements clean
+.PHONY: install serve test test-lowest test-all soak fuzz simulate mutate lint bench bench-quality readme containers requirements clean
 
 install: $(VENV)/.installed
 
@@ -64,6 +64,9 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+bench-quality: install  # a committee beside other models on streams: a table, JSON and plots in build/quality
+	$(BIN)/python tests/benchmarks/quality.py $(ARGS)
 
 readme: install  # writes what a server really answers, and the settings, into README.md
 	$(BIN)/python -m tests.scenarios.readme

@@ -31,6 +31,9 @@ OPTIONS: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "nump
 
 # Functions that are only called by compiled ones need no wrappers for Python or C, which take long to compile.
 inner = njit(**{**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+# What a function calls is optimised anew with it, level by level: functions that are called from one place are
+# better made part of their caller.
+inlined = njit(**{**OPTIONS, "inline": "always"})
 
 FOLDER = Path(__file__).parent
 WITHOUT_CODE = {"errors", "feature_spec", "optimizer_spec", "parameters", "spec", "strict"}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import monitor
+from model.committee import drift_report, leader_report, leading_member, members_report
 from model.parameters import layout_of, named_views
 from model.program import SKIPPED, STEP
 from model.spec import ModelSpec
@@ -59,25 +60,27 @@ class Signs:
 
 
 def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
-    notes, counters = arrays["monitor"], arrays["counters"]
+    """What is known of the leading member's steps and layers, and of the loss of what is served."""
+    number = leading_member(spec, arrays)
+    notes, counters, served = arrays["monitor"][number], arrays["counters"][0], arrays["monitor"][-1]
     return Signs(
         seen=int(counters[STEP] - notes[monitor.BEGAN]),
         resets=int(notes[monitor.RESETS] + notes[monitor.OVERFLOW]),
         skipped=int(counters[SKIPPED]),
-        learning_rate=float(arrays["live"][LIVE_LEARNING_RATE]),
-        recent=float(notes[monitor.RECENT]),
-        first=float(notes[monitor.FIRST]),
-        best=float(notes[monitor.BEST]),
+        learning_rate=float(arrays["live"][0, LIVE_LEARNING_RATE]),
+        recent=float(served[monitor.RECENT]),
+        first=float(served[monitor.FIRST]),
+        best=float(served[monitor.BEST]),
         improvement=float(notes[monitor.IMPROVEMENT]),
         overshoot=float(notes[monitor.OVERSHOOT]),
         clipped=float(notes[monitor.CLIPPED]),
-        layers=tuple(_layers_of(spec, arrays)),
+        layers=tuple(_layers_of(spec, arrays, number)),
     )
 
 
-def _layers_of(spec: ModelSpec, arrays: Arrays) -> Iterator[Layer]:
-    layout, notes = layout_of(spec), arrays["monitor"]
-    views = named_views(layout, arrays["parameters"])
+def _layers_of(spec: ModelSpec, arrays: Arrays, member: int) -> Iterator[Layer]:
+    layout, notes = layout_of(spec), arrays["monitor"][member]
+    views = named_views(layout, arrays["parameters"][member])
     unit = monitor.TOTALS + monitor.LAYER_COLUMNS * len(layout.layers)
     for number, layer in enumerate(layout.layers):
         place = monitor.TOTALS + monitor.LAYER_COLUMNS * number
@@ -89,14 +92,14 @@ def _layers_of(spec: ModelSpec, arrays: Arrays) -> Iterator[Layer]:
             gradient_norm=gradient,
             activation_mean=mean,
             activation_deviation=math.sqrt(max(squares - mean * mean, 0.0)),
-            dead_share=_dead_share(active, arrays) if layer.activation == "relu" else None,
+            dead_share=_dead_share(active, arrays, member) if layer.activation == "relu" else None,
         )
 
 
-def _dead_share(active: NDArray[np.float64], arrays: Arrays) -> float:
+def _dead_share(active: NDArray[np.float64], arrays: Arrays, member: int) -> float:
     """The share of units that have not been active for DEAD_AFTER steps of those seen."""
-    earliest = int(arrays["counters"][STEP]) - DEAD_AFTER
-    return float((active < earliest).mean()) if arrays["monitor"][monitor.BEGAN] < earliest else 0.0
+    earliest = int(arrays["counters"][0, STEP]) - DEAD_AFTER
+    return float((active < earliest).mean()) if arrays["monitor"][member, monitor.BEGAN] < earliest else 0.0
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
     """Layers, loss, steps and findings, JSON-ready."""
     signs = signs_of(spec, arrays)
     return {
-        "step": int(arrays["counters"][STEP]),
+        "step": int(arrays["counters"][0, STEP]),
         "skipped": signs.skipped,
         "learning_rate": signs.learning_rate,
         "loss": {"recent": signs.recent, "first": signs.first, "best": signs.best},
@@ -232,6 +235,9 @@ def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
             "overshoot_share": signs.overshoot,
             "clipped_share": signs.clipped,
         },
+        "leader": leader_report(spec, arrays),
+        "members": members_report(spec, arrays),
+        "drift": drift_report(spec, arrays),
         "layers": [vars(layer) for layer in signs.layers],
         "findings": [
             {key: value for key, value in vars(found).items() if value is not None}

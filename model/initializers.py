@@ -62,12 +62,12 @@ def initializer_of(spec: ModelSpec, number: int) -> str:
     return _BY_ACTIVATION.get(spec.layers[number].activation, "he")
 
 
-def initial_parameters(spec: ModelSpec, layout: Layout) -> Vector:
-    """A new flat vector, drawn from `spec.seed`; each layer has its own stream of random numbers."""
+def initial_parameters(spec: ModelSpec, layout: Layout, member: int = 0) -> Vector:
+    """A new flat vector, drawn from `spec.seed`; each layer of each member has its own stream of random numbers."""
     flat = aligned_zeros(layout.size)
     views = named_views(layout, flat)
     for number, layer in enumerate(layout.layers):
-        generator = np.random.default_rng([spec.seed, number])
+        generator = np.random.default_rng([spec.seed, number, member] if member else [spec.seed, number])
         draw = INITIALIZERS[initializer_of(spec, number)]
         views[f"layers.{number}.weight"][...] = draw(generator, (layer.units, layer.inputs))
         if layer.gain is not None:

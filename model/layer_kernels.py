@@ -12,7 +12,7 @@ import numpy as np
 from model import activations, dropout, program
 from model.activations import ACTIVATIONS, ERFC_COEFFICIENTS
 from model.compiled import inner
-from model.network import LARGEST_SUM, NORM_EPSILON
+from model.network import LARGEST_SUM, LAYER_NORM_EPSILON, NORM_EPSILON
 
 U = np.uint64
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
@@ -94,8 +94,8 @@ def square_sum(work, place, size):
 
 
 @inner
-def dense(layer, parameters, work, out):
-    """out = weights · inputs + bias, for one layer."""
+def dense(layer, parameters, work, out, active):
+    """out = weights · inputs + bias, for one layer; of a sparse one only for the inputs that `active` names."""
     inputs, units = U(layer[program.INPUTS]), U(layer[program.UNITS])
     start, x = U(layer[program.WEIGHT]), U(layer[program.VALUE])
     if layer[program.BIAS] >= 0:
@@ -104,7 +104,12 @@ def dense(layer, parameters, work, out):
             work[out + i] = parameters[bias + i]
     else:
         fill(work, out, units, ZERO)
-    if layer[program.BY_INPUT]:
+    if layer[program.SPARSE] > 0:
+        for piece in range(active[0]):
+            value, row = work[x + U(piece)], start + U(active[1 + piece]) * units
+            for i in range(units):
+                work[out + i] += value * parameters[row + i]
+    elif layer[program.BY_INPUT]:
         add_rows(parameters, start, inputs, units, work, x, out)
     else:
         add_dots(parameters, start, units, inputs, work, x, out)
@@ -149,6 +154,41 @@ def normalise_back(layer, parameters, norm, work):
         work[gain_gradient + i] = work[delta + i] * work[normed + i]
         work[shift_gradient + i] = work[delta + i]
         work[delta + i] *= parameters[gain + i] / math.sqrt(variance + np.float32(NORM_EPSILON))
+
+
+@inner
+def normalise_units(layer, work, z):
+    """Layer normalisation of the sums z, in place."""
+    units, normed = U(layer[program.UNITS]), U(layer[program.NORMED])
+    total, squares = ZERO, ZERO
+    for i in range(units):
+        total += work[z + i]
+    mean = total / np.float32(units)
+    for i in range(units):
+        work[normed + i] = work[z + i] - mean
+    for i in range(units):
+        squares += work[normed + i] * work[normed + i]
+    spread = math.sqrt(squares / np.float32(units) + np.float32(LAYER_NORM_EPSILON))
+    work[U(layer[program.SPREAD])] = spread
+    factor = ONE / spread
+    for i in range(units):
+        share = work[normed + i] * factor
+        work[normed + i] = share
+        work[z + i] = share
+
+
+@inner
+def normalise_units_back(layer, work):
+    """From the gradient of the normalised sums, in `delta`, to that of the sums."""
+    units, normed, delta = U(layer[program.UNITS]), U(layer[program.NORMED]), U(layer[program.DELTA])
+    total, along = ZERO, ZERO
+    for i in range(units):
+        total += work[delta + i]
+        along += work[delta + i] * work[normed + i]
+    factor = ONE / work[U(layer[program.SPREAD])]
+    mean, along = total / np.float32(units), along / np.float32(units)
+    for i in range(units):
+        work[delta + i] = factor * (work[delta + i] - mean - along * work[normed + i])
 
 
 @inner
@@ -235,15 +275,17 @@ def drop(seed, step, number, share, work, value, slope, units):
 
 
 @inner
-def forward(layers, parameters, norm, work, seed, step, dropping):
+def forward(layers, parameters, norm, work, active, seed, step, dropping):
     """From the inputs in `work` to the scores; with dropout if `dropping`."""
     last = layers.shape[0] - 2
     for number in range(last + 1):
         layer = layers[number]
         units, out = U(layer[program.UNITS]), U(layers[number + 1, program.VALUE])
-        dense(layer, parameters, work, out)
+        dense(layer, parameters, work, out, active)
         if layer[program.NORM] >= 0:
             normalise(layer, parameters, norm, work, out)
+        if layer[program.LAYER_NORM] > 0:
+            normalise_units(layer, work, out)
         if number < last:
             slope = U(layer[program.SLOPE])
             activate(layer[program.ACTIVATION], work, out, slope, units)
@@ -262,3 +304,5 @@ def backward(layers, parameters, norm, work):
             work[delta + i] *= work[slope + i]
         if below[program.NORM] >= 0:
             normalise_back(below, parameters, norm, work)
+        if below[program.LAYER_NORM] > 0:
+            normalise_units_back(below, work)

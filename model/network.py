@@ -13,6 +13,7 @@ from model.parameters import Dense, Layout, Vector
 Matrix = NDArray[Any]
 
 NORM_EPSILON = 1e-5
+LAYER_NORM_EPSILON = 1e-3
 NORM_MOMENTUM = 0.1
 ROW_MOMENTUM = 0.003  # the same for single rows, a batch being 32 of them
 LARGEST_SUM = (
@@ -68,6 +69,8 @@ class Network:
                 values += bias
             if gain is not None:
                 values, _ = self._normalise(layer, values, *self._running(layer), gain, shift)
+            if layer.layer_norm:
+                values, _ = _over_units(values)
             if number < last:
                 values = ACTIVATIONS[layer.activation].value(values)
         return values
@@ -93,6 +96,9 @@ class Network:
                 statistics = self._fold_batch(layer, z) if by_batch else self._running(layer)
                 trace.spread, trace.by_batch = np.sqrt(statistics[1] + NORM_EPSILON), by_batch
                 z, trace.normed = self._normalise(layer, z, *statistics, gain, shift)
+            if layer.layer_norm:
+                z, trace.spread = _over_units(z)
+                trace.normed = z
             if number == last:
                 return z, traces
             activation = ACTIVATIONS[layer.activation]
@@ -113,6 +119,8 @@ class Network:
                 delta = delta * trace.slope
             if gain is not None:
                 delta = self._through_norm(layer, trace, delta, gain, gradient)
+            if layer.layer_norm:
+                delta = _through_layer_norm(trace, delta)
             first, second = (trace.inputs, delta) if layer.by_input else (delta, trace.inputs)
             np.dot(first.T, second, out=layer.stored(gradient))
             if layer.bias is not None:
@@ -172,3 +180,19 @@ class Network:
 def _bounded(values: Matrix, limit: float) -> Matrix:
     """Values cut to ±limit; 0 for one that is not a number."""
     return np.clip(np.nan_to_num(values.astype(np.float64), nan=0.0), -limit, limit)
+
+
+def _over_units(z: Matrix) -> tuple[Matrix, Matrix]:
+    """Layer normalisation of the sums z (n, units), and √(variance + ε) of each row (n, 1)."""
+    centred = z - z.mean(axis=1, keepdims=True)
+    spread = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + np.float32(LAYER_NORM_EPSILON))
+    return centred / spread, spread
+
+
+def _through_layer_norm(trace: _Trace, delta: Matrix) -> Matrix:
+    """From the gradient of the normalised sums to that of the sums: a row's mean and variance depend on each."""
+    assert trace.normed is not None
+    assert trace.spread is not None
+    along = (delta * trace.normed).mean(axis=1, keepdims=True)
+    through: Matrix = (delta - delta.mean(axis=1, keepdims=True) - trace.normed * along) / trace.spread
+    return through

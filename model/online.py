@@ -11,12 +11,23 @@ from numpy.typing import NDArray
 from model import monitor
 from model.builds import Builds, continued, this_build
 from model.diagnostics import report
-from model.fitting import OnEpoch, Trainer
+from model.fitting import OnEpoch, Training
 from model.metrics import PrequentialMetrics
-from model.optimizers import new_slots
-from model.parameters import Vector, layout_of, named_views
+from model.optimizers import slots_of
+from model.parameters import Vector, layout_of, named_parameters, named_views
 from model.predictor import Predictor
-from model.program import CLIP_NORM, LEARNING_RATE, NORM_COUNT, SCHEDULED, SKIPPED, STEP, UPDATES, program_of
+from model.program import (
+    AVERAGED,
+    CLIP_NORM,
+    LEARNING_RATE,
+    NORM_COUNT,
+    SCHEDULED,
+    SKIPPED,
+    STEP,
+    UPDATES,
+    fixed_of,
+    scratch_of,
+)
 from model.scaling import KINDS
 from model.spec import ModelSpec
 from model.state import (
@@ -24,10 +35,13 @@ from model.state import (
     LIVE_LEARNING_RATE,
     Arrays,
     aligned,
+    begin_twins,
+    bound,
     new_arrays,
     predictor_shapes_of,
     read_state,
     read_weights,
+    worked_out,
     write_predictor_state,
     write_state,
     write_weights,
@@ -51,6 +65,12 @@ class Learned:
     skipped: NDArray[np.bool_]
 
 
+def _compared(spec: ModelSpec) -> tuple[object, ...]:
+    """What two models have in common if one can take the other's weights."""
+    kinds = [(member.layer_norm, member.average) for member in spec.members]
+    return predictor_shapes_of(spec), spec.task, spec.features, spec.layers, spec.scaling, kinds
+
+
 class OnlineModel:
     """A network, its optimizer, its scaling and its scores. Not for more than one thread at a time.
 
@@ -66,50 +86,61 @@ class OnlineModel:
         self._arrays = arrays
         self._metrics = metrics
         self._builds = builds
-        self._program = program_of(spec)
+        self._fixed = fixed_of(spec)
         self._learn_rows: Callable[..., None] | None = None
         self._set_constants()
 
     def _set_constants(self) -> None:
-        live = self._arrays["live"]
-        self._program.constants[LEARNING_RATE] = live[LIVE_LEARNING_RATE]
-        self._program.constants[CLIP_NORM] = live[LIVE_CLIP_NORM] or np.inf
+        live, constants = self._arrays["live"], self._fixed.constants
+        constants[:, LEARNING_RATE] = live[:, LIVE_LEARNING_RATE]
+        constants[:, CLIP_NORM] = np.where(live[:, LIVE_CLIP_NORM] > 0.0, live[:, LIVE_CLIP_NORM], np.inf)
 
     @property
     def step(self) -> int:
         """Observations taken so far, applied or skipped."""
-        return int(self._arrays["counters"][STEP])
+        return int(self._arrays["counters"][0, STEP])
 
     @property
     def skipped(self) -> int:
         """Observations that were skipped because their step would have made something not finite."""
-        return int(self._arrays["counters"][SKIPPED])
+        return int(self._arrays["counters"][0, SKIPPED])
 
     @property
     def parameters(self) -> dict[str, Vector]:
-        """Live views by name: "layers.0.weight" (units, inputs), "layers.0.bias" (units,), …"""
-        return named_views(layout_of(self.spec), self._arrays["parameters"])
+        """Live views by name: "layers.0.weight" (units, inputs), "layers.0.bias" (units,), …
+
+        Those of a committee say whose they are: "members.1.layers.0.weight", …
+        """
+        return named_parameters(self.spec, self._arrays["parameters"])
 
     @property
     def learning_rate(self) -> float:
-        return float(self._arrays["live"][LIVE_LEARNING_RATE])
+        """The learning rate; a committee's first member's."""
+        return float(self._arrays["live"][0, LIVE_LEARNING_RATE])
 
     @property
     def clip_norm(self) -> float | None:
-        return float(self._arrays["live"][LIVE_CLIP_NORM]) or None
+        return float(self._arrays["live"][0, LIVE_CLIP_NORM]) or None
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate for the next steps; the schedule still multiplies it."""
+        """Set the learning rate for the next steps; the schedule still multiplies it.
+
+        It is the first member's; those of the others change by the same factor.
+        """
         if not 0.0 <= learning_rate <= 1e6:
             raise ValueError("the learning rate is from 0 to 1,000,000")
-        self._arrays["live"][LIVE_LEARNING_RATE] = learning_rate
+        first, *others = self.spec.members
+        rates = [learning_rate] + [
+            learning_rate * (other.learning_rate / first.learning_rate) for other in others
+        ]
+        self._arrays["live"][:, LIVE_LEARNING_RATE] = np.minimum(rates, 1e6)
         self._set_constants()
 
     def set_clip_norm(self, clip_norm: float | None) -> None:
-        """Change the largest norm of a gradient from the next step on; None for no limit."""
+        """Change the largest norm of a gradient, of all members, from the next step on; None for no limit."""
         if clip_norm is not None and not 0.0 < clip_norm <= 1e6:
             raise ValueError("the clip norm is above 0 and at most 1,000,000, or None")
-        self._arrays["live"][LIVE_CLIP_NORM] = clip_norm or 0.0
+        self._arrays["live"][:, LIVE_CLIP_NORM] = clip_norm or 0.0
         self._set_constants()
 
     def predict(self, X: Array) -> Array:
@@ -167,9 +198,9 @@ class OnlineModel:
         self._check_labels(y)
         self._note_build()
         self._fold_scaling(X, y)
-        trainer = Trainer(self.spec, self._arrays, self.spec.seed if seed is None else seed)
+        training = Training(self.spec, self._arrays, self.spec.seed if seed is None else seed)
         with np.errstate(all="ignore"):
-            return trainer.epochs(X, y, weights, epochs, batch_size, on_epoch)
+            return training.epochs(X, y, weights, epochs, batch_size, on_epoch)
 
     def _fold_scaling(self, X: Array, y: Array) -> None:
         from model.kernels import fold_rows
@@ -194,24 +225,35 @@ class OnlineModel:
         changes nothing, if the two differ in features, task, layers or scaling.
         """
         mine, theirs = self.spec, other.spec
-        if (predictor_shapes_of(mine), mine.task, mine.features, mine.layers, mine.scaling) != (
-            predictor_shapes_of(theirs),
-            theirs.task,
-            theirs.features,
-            theirs.layers,
-            theirs.scaling,
-        ):
-            raise ValueError("the two models differ in features, task, layers or scaling")
+        if _compared(mine) != _compared(theirs):
+            raise ValueError("the two models differ in features, task, layers, scaling or members")
         self._note_build()
         for name in predictor_shapes_of(mine):
             self._arrays[name][...] = other._arrays[name]
-        counters, others = self._arrays["counters"], other._arrays["counters"]
-        counters[NORM_COUNT] = others[NORM_COUNT]
-        self._restart_optimizer()
-        slots, other_slots = self._arrays["slots"], other._arrays["slots"]
-        if mine.optimizer.name == theirs.optimizer.name and slots.shape == other_slots.shape:
-            slots[...] = other_slots
-            counters[UPDATES] = others[UPDATES]
+        self._arrays["averaged"][...] = 0.0
+        self._arrays["parameters"][...] = other._parameters_as(mine)
+        self._restart_optimizers()
+        for number, pair in enumerate(zip(mine.members, theirs.members, strict=True)):
+            counters, others = self._arrays["counters"][number], other._arrays["counters"][number]
+            counters[[NORM_COUNT, AVERAGED]] = others[[NORM_COUNT, AVERAGED]]
+            same = pair[0].name == pair[1].name and slots_of(pair[0]) == slots_of(pair[1])
+            if same and mine.sparse == theirs.sparse:
+                slots = slots_of(pair[0])
+                self._arrays["slots"][number, :slots] = other._arrays["slots"][number, :slots]
+                self._arrays["stepped"][number] = other._arrays["stepped"][number]
+                counters[UPDATES] = others[UPDATES]
+
+    def _parameters_as(self, spec: ModelSpec) -> Vector:
+        """All networks' parameters, worked out, as they stand in a model of `spec`: its first layer may be sparse."""
+        parameters = worked_out(self.spec, self._arrays)
+        if spec.sparse == self.spec.sparse:
+            return parameters
+        stored = np.empty_like(parameters)
+        for values, copy in zip(parameters, stored, strict=True):
+            views, targets = named_views(layout_of(self.spec), values), named_views(layout_of(spec), copy)
+            for name, view in views.items():
+                targets[name][...] = view
+        return stored
 
     def weights_to_bytes(self) -> bytes:
         """The parameters as safetensors, by name and in PyTorch's shapes."""
@@ -223,13 +265,17 @@ class OnlineModel:
         Scaling, metrics and step stay. Raises StateError, and changes nothing, if names, shapes, types or numbers do
         not fit.
         """
-        self._arrays["parameters"][...] = read_weights(self.spec, blob)
-        self._restart_optimizer()
+        self._arrays["parameters"][: len(self.spec.members)] = read_weights(self.spec, blob)
+        self._restart_optimizers()
+        begin_twins(self.spec, self._arrays)
 
-    def _restart_optimizer(self) -> None:
-        self._arrays["slots"][...] = new_slots(self.spec.optimizer, layout_of(self.spec).size)
-        self._arrays["counters"][UPDATES] = 0
-        monitor.clear(self._arrays["monitor"], self.step)
+    def _restart_optimizers(self) -> None:
+        for member, slots in zip(self.spec.members, self._arrays["slots"], strict=True):
+            slots[...] = np.float32(member.initial_accumulator_value or 0.0)
+        self._arrays["counters"][:, UPDATES] = 0
+        self._arrays["stepped"][...] = 0
+        for notes in self._arrays["monitor"]:
+            monitor.clear(notes, self.step)
 
     def inherit(self, predecessor: "OnlineModel") -> None:
         """Take the metrics and the step of the model that this one replaces; its task and classes are the same."""
@@ -238,14 +284,16 @@ class OnlineModel:
         self._metrics.load(predecessor._metrics.state)
         self._builds = predecessor._builds
         for counter in (STEP, SKIPPED):
-            self._arrays["counters"][counter] = predecessor._arrays["counters"][counter]
-        monitor.clear(self._arrays["monitor"], self.step)
+            self._arrays["counters"][0, counter] = predecessor._arrays["counters"][0, counter]
+        for notes in self._arrays["monitor"]:
+            monitor.clear(notes, self.step)
         self._note_build()
 
     def continue_schedule(self, predecessor: "OnlineModel") -> None:
         """Go on in the learning rate's schedule from where the model is that this one replaces, if theirs are equal."""
-        if self.spec.optimizer.schedule == predecessor.spec.optimizer.schedule:
-            self._arrays["counters"][SCHEDULED] = predecessor._arrays["counters"][SCHEDULED]
+        mine, theirs = self.spec.members, predecessor.spec.members
+        if [member.schedule for member in mine] == [member.schedule for member in theirs]:
+            self._arrays["counters"][:, SCHEDULED] = predecessor._arrays["counters"][:, SCHEDULED]
 
     def _note_build(self) -> None:
         """Note that from this step on the state is computed by this process's build."""
@@ -282,23 +330,8 @@ class OnlineModel:
         # Imported here: numba takes most of a second, and processes that only predict never need it.
         from model.kernels import learn_rows
 
-        program, arrays = self._program, self._arrays
-        bound = (
-            program.layers,
-            program.codes,
-            program.constants,
-            program.plan,
-            program.work,
-            program.scratch,
-            arrays["counters"],
-            arrays["parameters"],
-            arrays["slots"],
-            arrays["scaling.inputs"],
-            arrays["scaling.targets"],
-            arrays["norm"],
-            arrays["monitor"],
-        )
-        return lambda *rows: learn_rows(*bound, *rows)
+        fixed, state, scratch = self._fixed, bound(self._arrays), scratch_of(self.spec)
+        return lambda *rows: learn_rows(fixed, state, scratch, *rows)
 
     def _with_served(
         self, targets: Array, y: Array, served: Array, skipped: NDArray[np.bool_], scored: tuple[Array, Array]
@@ -307,7 +340,7 @@ class OnlineModel:
         from model.served_kernels import score_served
 
         predictions, losses = scored[0].copy(), scored[1].copy()
-        score_served(self._program.codes, targets, y, served, skipped, predictions, losses)
+        score_served(self._fixed.codes[0], targets, y, served, skipped, predictions, losses)
         return predictions, np.minimum(losses, LARGEST_LOSS)
 
     def _score(

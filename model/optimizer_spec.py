@@ -7,6 +7,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     Strict,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -14,6 +15,9 @@ from pydantic import (
 )
 
 from model.strict import Count, NotNegative, Positive, PositiveInt, Share, StrictModel, refuse
+
+MAX_REHEARSED = 64
+MAX_MEMBERS = 8
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "adagrad"]
 ScheduleName = Literal["constant", "inverse_time", "exponential", "cosine"]
@@ -86,9 +90,9 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Without a name the optimizer is this one. With a name, what is left out has PyTorch's default. Its numbers were
-# chosen by tests/benchmarks/defaults.py. Momentum (the first of betas) only delays what single rows say. The rate
-# is high until the first rows are learned, then stays where drift is still followed. The clip norm is far above the
-# gradients of common rows: a small one holds surprising rows back, and predictions become too sure.
+# chosen on streams (tests/benchmarks/quality.py). Momentum (the first of betas) only delays what single rows say. The
+# rate is high until the first rows are learned, then stays where drift is still followed. The clip norm is far above
+# the gradients of common rows: a small one holds surprising rows back, and predictions become too sure.
 DEFAULT_OPTIMIZER: dict[str, Any] = {
     "name": "adam",
     "learning_rate": 0.005,
@@ -98,10 +102,24 @@ DEFAULT_OPTIMIZER: dict[str, Any] = {
 }
 
 
+class RehearsalSpec(StrictModel):
+    """Old rows learned again after each new one.
+
+    `rows` are drawn from the window of recent rows and learned at `rate` times the learning rate: one step for each,
+    or, if `batched`, one step on their mean gradient.
+    """
+
+    rows: Annotated[int, Field(ge=1, le=MAX_REHEARSED)]
+    rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    batched: bool = False
+
+
 class OptimizerSpec(StrictModel):
     """The step taken on each gradient: PyTorch's optimizers, under PyTorch's names and with its defaults.
 
-    Without `name` the defaults are Freshet's own (`DEFAULT_OPTIMIZER`), which suit streams.
+    Without `name` the defaults are Freshet's own (`DEFAULT_OPTIMIZER`), which suit streams. In a list, each optimizer
+    is a member of a committee. `layer_norm` normalises the hidden layers of its network, `rehearse` learns old rows
+    again, `average` adds a twin that predicts with the exponentially averaged weights.
     `l1` and `l2` add l1·Σ|w| + l2/2·Σw² over the weights (not the biases) to the loss. `clip_norm` is the
     largest norm of the gradient of the loss, before `l1`, `l2` and `weight_decay`; null for no limit.
     """
@@ -122,6 +140,9 @@ class OptimizerSpec(StrictModel):
     l2: NotNegative = 0.0
     clip_norm: Positive | None = None
     schedule: ScheduleSpec = ScheduleSpec()
+    layer_norm: bool = False
+    rehearse: RehearsalSpec | None = None
+    average: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +175,44 @@ class OptimizerSpec(StrictModel):
             raise refuse("nesterov", "nesterov needs a momentum above 0 and no dampening")
         return value
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether a step leaves every weight whose gradient is 0 as it is."""
+        if self.weight_decay or self.l1 or self.l2:
+            return False
+        if self.name in ("adam", "adamw"):
+            return self.betas is not None and self.betas[0] == 0.0
+        return not self.momentum and not self.centered
+
     @model_serializer(mode="wrap")
     def _leave_out_what_does_not_apply(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if value is not None or name == "clip_norm"}
+        # False of these two is left out as well: specs from before they existed stay equal, word for word.
+        left_out = {name for name in ("layer_norm", "average") if not fields.get(name)}
+        return {
+            name: value
+            for name, value in fields.items()
+            if (value is not None or name == "clip_norm") and name not in left_out
+        }
+
+
+_MEMBERS: TypeAdapter[tuple[OptimizerSpec, ...]] = TypeAdapter(
+    Annotated[tuple[OptimizerSpec, ...], Strict(False), Field(min_length=1, max_length=MAX_MEMBERS)]
+)
+
+
+def read_optimizer(value: Any) -> Any:
+    """One optimizer, a list of members, or "auto".
+
+    Dispatched by hand: the place of an error inside a union would carry the names of the union's members.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, list | tuple):
+        members = _MEMBERS.validate_python(value)
+        if len(members) > 1 and any(member.learning_rate == 0.0 for member in members):
+            raise refuse("optimizer", "the learning rate of a member is above 0")
+        return members
+    if isinstance(value, Mapping | OptimizerSpec):
+        return OptimizerSpec.model_validate(value)
+    raise refuse("optimizer", 'the optimizer is an object, a list of such members, or "auto"')

@@ -68,14 +68,21 @@ def _rmsprop(spec: OptimizerSpec, w: Vector, slots: Vector, g: Vector, rate: flo
     w -= np.float32(rate) * g
 
 
+def _adam_slots(spec: OptimizerSpec) -> tuple[str, ...]:
+    """Without momentum the average of the gradients is the gradient, and is not kept."""
+    return ("exp_avg", "exp_avg_sq") if spec.betas is None or spec.betas[0] else ("exp_avg_sq",)
+
+
 def _adam(spec: OptimizerSpec, w: Vector, slots: Vector, g: Vector, rate: float, t: int) -> None:
     """Kingma and Ba 2014 (arXiv:1412.6980); AdamW's decay as in Loshchilov and Hutter 2017 (1711.05101)."""
     beta1, beta2 = spec.betas or (0.9, 0.999)
     if spec.name == "adamw":
         w *= np.float32(1.0 - rate * (spec.weight_decay or 0.0))
-    mean, square = slots
-    mean *= np.float32(beta1)
-    mean += np.float32(1.0 - beta1) * g
+    square, mean = slots[-1], g.copy()
+    if beta1:
+        mean = slots[0]
+        mean *= np.float32(beta1)
+        mean += np.float32(1.0 - beta1) * g
     square *= np.float32(beta2)
     g *= g
     square += np.float32(1.0 - beta2) * g
@@ -99,17 +106,22 @@ def _adagrad(spec: OptimizerSpec, w: Vector, slots: Vector, g: Vector, rate: flo
 OPTIMIZERS = {
     "sgd": Optimizer(0, _sgd_slots, _sgd),
     "rmsprop": Optimizer(1, _rmsprop_slots, _rmsprop),
-    "adam": Optimizer(2, lambda _: ("exp_avg", "exp_avg_sq"), _adam),
-    "adamw": Optimizer(3, lambda _: ("exp_avg", "exp_avg_sq"), _adam),
+    "adam": Optimizer(2, _adam_slots, _adam),
+    "adamw": Optimizer(3, _adam_slots, _adam),
     "adagrad": Optimizer(4, lambda _: ("sum",), _adagrad),
 }
 
 
 def new_slots(spec: OptimizerSpec, size: int) -> NDArray[np.float32]:
     """Slots (number of slots, size) as they are before the first step."""
-    slots = np.zeros((len(OPTIMIZERS[spec.name].slots(spec)), size), np.float32)
+    slots = np.zeros((slots_of(spec), size), np.float32)
     slots += np.float32(spec.initial_accumulator_value or 0.0)
     return slots
+
+
+def slots_of(spec: OptimizerSpec) -> int:
+    """The number of vectors that the optimizer keeps."""
+    return len(OPTIMIZERS[spec.name].slots(spec))
 
 
 def add_penalties(spec: OptimizerSpec, g: Vector, w: Vector, weights: int) -> None:

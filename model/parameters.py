@@ -6,7 +6,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import ModelSpec
+from model.spec import LayerSpec, ModelSpec
+
+LEAST_NORMED = 4  # units of a layer from which a member's layer_norm counts
 
 Vector = NDArray[np.float32]
 
@@ -16,7 +18,8 @@ class Dense:
     """One dense layer: its sizes, and the places of its parameters in the flat vector (None: it has none).
 
     The weights are stored with the longer of the two sides contiguous, so that the inner loops are long:
-    (inputs, units) if `by_input`, else (units, inputs). `norm` is the place of its running statistics.
+    (inputs, units) if `by_input`, else (units, inputs); a sparse layer is by input. `norm` is the place of its running
+    statistics.
     """
 
     inputs: int
@@ -29,6 +32,8 @@ class Dense:
     gain: int | None
     shift: int | None
     norm: int | None
+    layer_norm: bool
+    sparse: bool
 
     def stored(self, flat: Vector) -> Vector:
         """The weights as they are stored, a live view, contiguous."""
@@ -55,13 +60,21 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def layout_of(spec: ModelSpec) -> Layout:
-    hidden = [(layer.units, layer.activation, layer.dropout, layer.batch_norm) for layer in spec.layers]
-    columns = [*hidden, (spec.outputs, "linear", 0.0, False)]
+def layout_of(spec: ModelSpec, number: int = 0) -> Layout:
+    """The layout of member `number`: all stand alike, but not all have layer normalisation."""
+    normed = spec.members[number].layer_norm
+    hidden = [
+        (layer.units, layer.activation, layer.dropout, layer.batch_norm, _has_layer_norm(layer, normed))
+        for layer in spec.layers
+    ]
+    columns = [*hidden, (spec.outputs, "linear", 0.0, False, False)]
     weights = sum(inputs * units for inputs, units in zip(spec.widths[:-1], spec.widths[1:], strict=True))
     weight, vector, norm = 0, weights, 0
-    layers = []
-    for inputs, (units, activation, dropout, batch_norm) in zip(spec.widths[:-1], columns, strict=True):
+    layers: list[Dense] = []
+    for inputs, (units, activation, dropout, batch_norm, layer_norm) in zip(
+        spec.widths[:-1], columns, strict=True
+    ):
+        sparse = spec.sparse and not layers
         # A bias before batch normalisation would be subtracted again: the shift is the bias there.
         has_bias, has_shift = spec.bias and not batch_norm, spec.bias and batch_norm
         places: list[int | None] = []
@@ -75,16 +88,23 @@ def layout_of(spec: ModelSpec) -> Layout:
                 activation,
                 dropout,
                 weight,
-                units > inputs,
+                units > inputs or sparse,
                 bias=places[0],
                 gain=places[1],
                 shift=places[2],
                 norm=norm if batch_norm else None,
+                layer_norm=layer_norm,
+                sparse=sparse,
             )
         )
         weight += inputs * units
         norm += units if batch_norm else 0
     return Layout(tuple(layers), weights, vector, norm)
+
+
+def _has_layer_norm(layer: LayerSpec, normed: bool) -> bool:
+    """Whether the layer itself asks for it, or its network does; few units would be left with next to nothing."""
+    return layer.layer_norm or (normed and not layer.batch_norm and layer.units >= LEAST_NORMED)
 
 
 def named_views(layout: Layout, flat: Vector) -> dict[str, Vector]:
@@ -100,11 +120,23 @@ def named_views(layout: Layout, flat: Vector) -> dict[str, Vector]:
     return views
 
 
+def named_parameters(spec: ModelSpec, parameters: Vector) -> dict[str, Vector]:
+    """Live views by name into the parameters of all members: (members, size) or more rows.
+
+    Those of a committee say whose they are: "members.1.layers.0.weight", …
+    """
+    members, named = len(spec.members), {}
+    for number in range(members):
+        prefix = f"members.{number + 1}." if members > 1 else ""
+        for name, view in named_views(layout_of(spec, number), parameters[number]).items():
+            named[prefix + name] = view
+    return named
+
+
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter by name; allocates nothing."""
-    layout = layout_of(spec)
-    empty = np.broadcast_to(np.float32(0), layout.size)
-    return {name: values.shape for name, values in named_views(layout, empty).items()}
+    empty = np.broadcast_to(np.float32(0), (len(spec.members), layout_of(spec).size))
+    return {name: values.shape for name, values in named_parameters(spec, empty).items()}
 
 
 def aligned_zeros(size: int, dtype: type = np.float32) -> NDArray[np.floating]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from model.inputs import Inputs
 from model.losses import OUTPUTS
+from model.mixing import Mixture
 from model.network import Network
 from model.parameters import layout_of
-from model.program import program_of
+from model.program import fixed_of, owners_of, work_shape
 from model.scaling import MEAN, deviation, scaler_of
 from model.spec import ModelSpec
-from model.state import read_predictor_state, write_weights
+from model.state import read_predictor_state, worked_out, write_weights
 
 Array = NDArray[Any]
 
@@ -30,10 +31,10 @@ CELLS_AT_ONCE = 2**22
 
 
 @lru_cache(maxsize=256)
-def _program_for(spec: ModelSpec) -> tuple[Array, Array, Array, int]:
-    """The spec as the compiled way reads it, and the size of its scratch memory."""
-    program = program_of(spec)
-    return program.layers, program.codes, program.plan, program.work.size
+def _program_for(spec: ModelSpec) -> tuple[Array, Array, Array, int, int, int]:
+    """The spec as the compiled way reads it, and the sizes of its scratch memory."""
+    fixed = fixed_of(spec)
+    return fixed.layers, fixed.codes, fixed.plan, *work_shape(spec), spec.most_active
 
 
 class Predictor:
@@ -54,16 +55,22 @@ class Predictor:
 
     def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> None:
         self.spec = spec
-        self._parameters = arrays["parameters"]
-        self._network = Network(layout_of(spec), arrays["parameters"], arrays["norm"])
+        parameters, norm = worked_out(spec, arrays), arrays["norm"]
+        self._parameters = parameters
+        self._networks = [
+            Network(layout_of(spec, owner), parameters[number], norm[owner])
+            for number, owner in enumerate(owners_of(spec))
+        ]
+        self._mixture = Mixture(spec, arrays["mixture"]) if len(self._networks) > 1 else None
         self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
         self._width = spec.width
-        self._few_rows = max(min(FEW_WEIGHTS // spec.parameter_count, FEW_ROWS), 1)
+        self._few_rows = max(min(FEW_WEIGHTS // (spec.step_size * spec.networks), FEW_ROWS), 1)
         self._rows_at_once = max(CELLS_AT_ONCE // spec.cells, 1)
         self._output = OUTPUTS[spec.output].value
         self._bound = (
             *_program_for(spec),
-            *(arrays[name] for name in ("parameters", "scaling.inputs", "scaling.targets", "norm")),
+            parameters,
+            *(arrays[name] for name in ("scaling.inputs", "scaling.targets", "norm", "mixture")),
         )
         self._targets = None
         if spec.scales_targets:
@@ -93,12 +100,15 @@ class Predictor:
 
     def _predict(self, X: Array) -> Array:
         with np.errstate(all="ignore"):
-            scores = self._network.scores(self._inputs(X))
-            scores = _finite(scores).astype(np.float64)
+            scores = self._scores(self._inputs(X))
             if self._targets is None:
                 return self._output(scores)
             mean, spread = self._targets
             return mean + spread * scores
+
+    def _scores(self, inputs: Array) -> Array:
+        scores = [_finite(network.scores(inputs)).astype(np.float64) for network in self._networks]
+        return scores[0] if self._mixture is None else self._mixture(np.stack(scores))
 
 
 def _finite(scores: Array) -> Array:

@@ -103,15 +103,16 @@ def _replace(state, columns):
 
 
 @inner
-def _add_token(value, slots, work, at):
-    """Add a packed token's weight to the input of its bucket, as `tokens.unpack` reads it."""
+def _read_token(value, slots):
+    """The bucket and the weight of a packed token, as `tokens.unpack` reads it."""
     whole = int(min(max(value, 0.0), tokens.LARGEST))
     bucket, bits = min(whole % tokens.BUCKETS, slots - 1), whole // tokens.BUCKETS
     sign = ONE if bits < tokens.EXPONENTS * tokens.HIDDEN_BIT else -ONE
     exponent = bits // tokens.HIDDEN_BIT % tokens.EXPONENTS
-    if 0 < exponent < tokens.EXPONENTS - 1:
-        fraction = tokens.HIDDEN_BIT + bits % tokens.HIDDEN_BIT
-        work[at + U(bucket)] += sign * np.float32(math.ldexp(float(fraction), exponent - tokens.BIAS))
+    if exponent <= 0 or exponent >= tokens.EXPONENTS - 1:
+        return bucket, ONE - ONE
+    fraction = tokens.HIDDEN_BIT + bits % tokens.HIDDEN_BIT
+    return bucket, sign * np.float32(math.ldexp(float(fraction), exponent - tokens.BIAS))
 
 
 @inner
@@ -130,8 +131,46 @@ def expand(plan, row, scaled, start, work, place, size):
             work[at] = scaled[start + j]
         elif plan[j, inputs.TOKEN] > 0:
             if known:
-                _add_token(row[j], plan[j, inputs.ONE_HOT], work, at)
+                bucket, weight = _read_token(row[j], plan[j, inputs.ONE_HOT])
+                work[at + U(bucket)] += weight
         elif known:
             work[at + U(min(max(row[j], 0.0), plan[j, inputs.ONE_HOT] - 1.0))] = ONE
         if plan[j, inputs.INDICATOR] >= 0 and not known:
             work[place + U(plan[j, inputs.INDICATOR])] = ONE
+
+
+@inner
+def expand_sparse(plan, row, scaled, start, work, place, active):
+    """The same for a sparse first layer: the inputs that may be other than 0 go to active[], their values to work."""
+    active[0] = 0
+    for j in range(U(plan.shape[0])):
+        first, slots, known = plan[j, inputs.PLACE], plan[j, inputs.ONE_HOT], row[j] == row[j]
+        if slots == 0:
+            _add_active(active, work, place, first, np.float32(scaled[start + j]))
+        elif known and plan[j, inputs.TOKEN] > 0:
+            bucket, weight = _read_token(row[j], slots)
+            if weight != ONE - ONE:
+                _add_to_active(active, work, place, first, first + slots, first + bucket, weight)
+        elif known:
+            _add_active(active, work, place, first + int(min(max(row[j], 0.0), slots - 1.0)), ONE)
+        if plan[j, inputs.INDICATOR] >= 0 and not known:
+            _add_active(active, work, place, plan[j, inputs.INDICATOR], ONE)
+
+
+@inner
+def _add_active(active, work, place, at, value):
+    active[1 + active[0]] = at
+    work[place + U(active[0])] = value
+    active[0] += 1
+
+
+@inner
+def _add_to_active(active, work, place, first, end, at, value):
+    """Add to the input `at` if an earlier token of the same feature has it, whose inputs are from `first` to `end`."""
+    i = active[0] - 1
+    while i >= 0 and first <= active[1 + i] < end:
+        if active[1 + i] == at:
+            work[place + U(i)] += value
+            return
+        i -= 1
+    _add_active(active, work, place, at, value)

@@ -8,15 +8,19 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
     WrapValidator,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from model.drift_spec import DriftSpec
 from model.feature_spec import Features, FeatureSpec, count_columns, count_inputs
-from model.optimizer_spec import OptimizerSpec
+from model.members import auto_members
+from model.optimizer_spec import MAX_MEMBERS, OptimizerSpec, read_optimizer
 from model.strict import Integer, Positive, PositiveInt, Share, StrictModel, check_names, refuse
 
 MAX_UNITS = 1_000_000
@@ -34,6 +38,9 @@ Output = Literal["linear", "sigmoid", "softmax", "threshold"]
 Loss = Literal["cross_entropy", "mean_squared", "mean_absolute", "huber", "hinge", "perceptron"]
 Initializer = Literal["he", "glorot", "lecun", "uniform", "zeros"]
 Scaling = Literal["standard", "minmax", "none"]
+
+# From so many inputs on, and so many for each that is not 0, the first layer is sparse; not for long texts.
+SPARSE_INPUTS, SPARSE_RATIO, SPARSE_TOKENS = 64, 4, 512
 
 # Which loss goes with which output, by task; the first of each task is its default.
 COMBINATIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -54,12 +61,32 @@ COMBINATIONS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 class LayerSpec(StrictModel):
-    """A dense layer: weights, then batch normalisation (if any), then the activation, then dropout."""
+    """A dense layer: weights, then a normalisation (if any), then the activation, then dropout.
+
+    `batch_norm` normalises each unit over the rows, with a gain and a shift to learn; `layer_norm` each row over
+    the units, without parameters (Ba, Kiros and Hinton 2016). A layer has one of them at most.
+    """
 
     units: Annotated[int, Field(ge=1, le=MAX_UNITS)]
     activation: Activation = "relu"
     dropout: Share = 0.0
     batch_norm: bool = False
+    layer_norm: bool = False
+
+    @field_validator("layer_norm")
+    @classmethod
+    def _check_layer_norm(cls, layer_norm: bool, info: ValidationInfo) -> bool:
+        if layer_norm and info.data.get("batch_norm"):
+            raise refuse("layer_norm", "a layer has batch_norm or layer_norm, not both")
+        if layer_norm and info.data.get("units") == 1:
+            raise refuse("layer_norm", "layer_norm needs two units or more")
+        return layer_norm
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_does_not_apply(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        # Specs from before layer_norm existed stay equal, word for word.
+        return {name: value for name, value in fields.items() if name != "layer_norm" or value}
 
 
 def _read_classes(value: Any) -> tuple[bool | int | str, ...] | None:
@@ -93,9 +120,22 @@ Classes = Annotated[
     WrapValidator(lambda value, _: _read_classes(value), json_schema_input_type=ClassesInput | None),
 ]
 
+Optimizer = Annotated[
+    OptimizerSpec | tuple[OptimizerSpec, ...] | Literal["auto"],
+    WrapValidator(
+        lambda value, _: read_optimizer(value),
+        json_schema_input_type=OptimizerSpec
+        | Annotated[list[OptimizerSpec], Field(min_length=1, max_length=MAX_MEMBERS)]
+        | Literal["auto"],
+    ),
+]
+
 
 class ModelSpec(StrictModel):
     """A model as its user asks for it. Only `task` and `features` are required.
+
+    `optimizer` is one optimizer, a list of members that form a committee, or "auto": a committee chosen by the
+    network's size (`members.py`).
 
     `scaling` is of the inputs; unless it is `none`, the targets of a regression are standardised too.
     `class_weights` multiply the loss of each class, in the order of `classes`. `keep` and `keep_bytes`
@@ -113,7 +153,8 @@ class ModelSpec(StrictModel):
     loss: Loss
     output: Output
     class_weights: Annotated[tuple[Positive, ...], Strict(False), Field(max_length=MAX_CLASSES)] | None = None
-    optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec.model_validate({}))
+    optimizer: Optimizer = Field(default_factory=lambda: OptimizerSpec.model_validate({}))
+    drift: DriftSpec = DriftSpec()
     scaling: Scaling = "standard"
     bias: bool = True
     initializer: Initializer | None = None
@@ -206,6 +247,61 @@ class ModelSpec(StrictModel):
         if weights is not None and classes is not None and len(weights) != len(classes):
             raise refuse("class_weights", "class_weights has one number for each of classes, in their order")
         return weights
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default_drift(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        # Specs from before `drift` existed stay equal, word for word.
+        return {name: value for name, value in fields.items() if name != "drift" or self.drift != DriftSpec()}
+
+    @property
+    def members(self) -> tuple[OptimizerSpec, ...]:
+        """The optimizers of the committee: one network each, all of one shape."""
+        if self.optimizer == "auto":
+            return auto_members(self.step_size)
+        return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+
+    def with_optimizer(self, optimizer: OptimizerSpec) -> "ModelSpec":
+        """The same networks, all trained by this optimizer; what else the members are stays."""
+        kept = ("layer_norm", "rehearse", "average")
+        members = tuple(
+            optimizer.model_copy(update={name: getattr(member, name) for name in kept})
+            for member in self.members
+        )
+        return self.model_copy(update={"optimizer": members})
+
+    @property
+    def networks(self) -> int:
+        """The networks that predict: one for each member, and its twin if it has one."""
+        return len(self.members) + sum(member.average for member in self.members)
+
+    @cached_property
+    def most_active(self) -> int:
+        """The most inputs of a row that are not 0: one for each column, and one for each missing-indicator."""
+        return self.width + sum(feature.indicator for feature in self.feature_list)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most inputs of every row are 0, so that the first layer takes only the others.
+
+        Only optimizers that leave a weight without gradient as it is allow that.
+        """
+        wide = self.inputs >= SPARSE_INPUTS and self.inputs >= SPARSE_RATIO * self.most_active
+        few = all((feature.tokens or 1) <= SPARSE_TOKENS for feature in self.feature_list)
+        return wide and few and all(member.is_lazy for member in self._given_members)
+
+    @property
+    def _given_members(self) -> tuple[OptimizerSpec, ...]:
+        """The members, without those that "auto" chooses: all of these are lazy."""
+        if self.optimizer == "auto":
+            return ()
+        return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+
+    @property
+    def step_size(self) -> int:
+        """The weights that a step on one row works with."""
+        inputs = self.most_active if self.sparse else self.inputs
+        return _count_weights((inputs, *self.widths[1:]))
 
     @cached_property
     def feature_list(self) -> tuple[FeatureSpec, ...]:

@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from model import program
-from model.compiled import inner
+from model.compiled import inlined, inner
 from model.optimizers import OPTIMIZERS
-from model.program import BIAS, DELTA, GAIN, GAIN_GRADIENT, SHIFT, SHIFT_GRADIENT, WEIGHT
+from model.program import BIAS, DELTA, GAIN, GAIN_GRADIENT, SHIFT, SHIFT_GRADIENT, SPARSE, WEIGHT
 
 U = np.uint64
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -24,7 +24,6 @@ SGD, RMSPROP, ADAM, ADAMW, ADAGRAD = (
 # `rates`: what the gradient is multiplied by (clipping), the learning rate, then what each optimizer needs.
 SCALE, RATE, KEEP, FRESH, KEEP_SQUARE, FRESH_SQUARE, EPSILON, CORRECTION, SHRINK = range(9)
 MOMENTUM, FRESH_MOMENTUM = 9, 10
-RATES = 11
 
 
 @inner
@@ -96,10 +95,9 @@ def _momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1, nest
 
 
 @inner
-def _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered):
+def _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered, last):
     rate, scale, epsilon = rates[RATE], rates[SCALE], rates[EPSILON]
     keep, fresh, momentum = rates[KEEP_SQUARE], rates[FRESH_SQUARE], rates[MOMENTUM]
-    last = slots.shape[0] - 1
     for r in range(rows):
         a = start + r * columns
         factor = scale * work[u + r]
@@ -145,6 +143,33 @@ def _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
 
 
 @inner
+def _adam_without_momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
+    """`_adam` for a first beta of 0. Where a row of the gradient is 0, only the squares fade."""
+    rate, scale, epsilon, correction = rates[RATE], rates[SCALE], rates[EPSILON], rates[CORRECTION]
+    keep_square, fresh_square, shrink = rates[KEEP_SQUARE], rates[FRESH_SQUARE], rates[SHRINK]
+    penalised = decay != ZERO or l1 != ZERO or shrink != ONE
+    for r in range(rows):
+        a = start + r * columns
+        factor = scale * work[u + r]
+        if penalised:
+            for i in range(columns):
+                x = w[a + i]
+                g = factor * work[v + i] + decay * x + l1 * _sign(x)
+                square = _flush(keep_square * slots[0, a + i] + fresh_square * (g * g))
+                slots[0, a + i] = square
+                w[a + i] = shrink * x - rate * g / (math.sqrt(square) * correction + epsilon)
+        elif factor == ZERO:
+            for i in range(columns):
+                slots[0, a + i] = _flush(keep_square * slots[0, a + i])
+        else:
+            for i in range(columns):
+                g = factor * work[v + i]
+                square = _flush(keep_square * slots[0, a + i] + fresh_square * (g * g))
+                slots[0, a + i] = square
+                w[a + i] -= rate * g / (math.sqrt(square) * correction + epsilon)
+
+
+@inner
 def _adagrad(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
     rate, scale, epsilon = rates[RATE], rates[SCALE], rates[EPSILON]
     for r in range(rows):
@@ -162,16 +187,19 @@ def _adagrad(w, slots, start, rows, columns, work, u, v, rates, decay, l1):
 def _step(codes, w, slots, start, rows, columns, work, u, v, rates, decay, l1):
     kind = codes[program.OPTIMIZER]
     if kind == SGD:
-        if slots.shape[0] == 0:
+        if codes[program.SLOTS] == 0:
             _sgd(w, start, rows, columns, work, u, v, rates, decay, l1)
         else:
             nesterov = codes[program.NESTEROV] > 0
             _momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1, nesterov)
     elif kind == RMSPROP:
         centered = codes[program.CENTERED] > 0
-        _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered)
+        last = codes[program.SLOTS] - 1
+        _rmsprop(w, slots, start, rows, columns, work, u, v, rates, decay, l1, centered, last)
     elif kind == ADAGRAD:
         _adagrad(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
+    elif codes[program.SLOTS] == 1:
+        _adam_without_momentum(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
     else:
         _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
 
@@ -181,28 +209,96 @@ PARTS = ((WEIGHT, DELTA), (BIAS, DELTA), (GAIN, GAIN_GRADIENT), (SHIFT, SHIFT_GR
 
 
 @inner
-def step_layers(layers, codes, constants, parameters, slots, work, rates):
-    """One step on all parameters, from each layer's input values and `delta`."""
+def step_layers(layers, codes, constants, parameters, slots, work, rates, active, stepped, t):
+    """Step t on all parameters, from each layer's input values and `delta`.
+
+    Of a sparse first layer only the rows of inputs that are not 0 are touched: those that `active` names. `stepped`
+    holds the step at which each was touched last.
+    """
     for number in range(layers.shape[0] - 1):
         layer = layers[number]
         for part in range(len(PARTS)):
             column, gradient = PARTS[part]
-            if layer[column] >= 0:
+            if layer[column] < 0:
+                continue
+            sparse = column == WEIGHT and layer[SPARSE] > 0
+            for piece in range(active[0] if sparse else 1):
+                row = active[1 + piece] if sparse else -1
+                if sparse:
+                    _catch_up(layer, codes, slots, rates, stepped, row, t)
                 # Called from one place only: it is large, and would be compiled into each.
-                _step_part(layer, column, gradient, codes, constants, parameters, slots, work, rates)
+                _step_part(
+                    layer, column, gradient, codes, constants, parameters, slots, work, rates, row, U(piece)
+                )
 
 
-@inner
-def _step_part(layer, column, gradient, codes, constants, parameters, slots, work, rates):
-    """One step on a layer's weights, which l1 and l2 hold back too, or on a vector of it."""
+@inlined
+def _catch_up(layer, codes, slots, rates, stepped, row, t):
+    """What fades at every step, in a row of weights that had no gradient since `stepped[row]`."""
+    missed = t - 1.0 - float(stepped[row])
+    stepped[row] = int(t)
+    if missed > 0.0 and (codes[program.OPTIMIZER] in (ADAM, ADAMW) or codes[program.OPTIMIZER] == RMSPROP):
+        factor = np.float32(float(rates[KEEP_SQUARE]) ** missed)
+        units = U(layer[program.UNITS])
+        start = U(layer[WEIGHT]) + U(row) * units
+        for i in range(units):
+            slots[0, start + i] = _flush(factor * slots[0, start + i])
+
+
+@inlined
+def _step_part(layer, column, gradient, codes, constants, parameters, slots, work, rates, row, piece):
+    """One step on a layer's weights (or a row of them), which l1 and l2 hold back too, or on a vector of it."""
     start, rows, columns = U(layer[column]), U(1), U(layer[program.UNITS])
     u, v = U(0), U(layer[gradient])
-    decay, l1 = np.float32(0.0), np.float32(0.0)
-    if codes[program.OPTIMIZER] != ADAMW:
-        decay = np.float32(constants[program.WEIGHT_DECAY])
-    if column == WEIGHT:
+    if row >= 0:
+        start, u = start + U(row) * columns, U(layer[program.VALUE]) + piece
+    elif column == WEIGHT:
         u, rows = U(layer[program.VALUE]), U(layer[program.INPUTS])
         if not layer[program.BY_INPUT]:
             rows, columns, u, v = columns, rows, v, u
+    _step_vector(
+        column == WEIGHT, codes, constants, parameters, slots, start, rows, columns, work, u, v, rates
+    )
+
+
+@inlined
+def _step_vector(weights, codes, constants, parameters, slots, start, rows, columns, work, u, v, rates):
+    decay, l1 = np.float32(0.0), np.float32(0.0)
+    if codes[program.OPTIMIZER] != ADAMW:
+        decay = np.float32(constants[program.WEIGHT_DECAY])
+    if weights:
         decay, l1 = decay + np.float32(constants[program.L2]), np.float32(constants[program.L1])
     _step(codes, parameters, slots, start, rows, columns, work, u, v, rates, decay, l1)
+
+
+@inner
+def step_together(layers, codes, constants, parameters, slots, gradient, merged, stepped, rates, t):
+    """Step t on all parameters, from their gradient, which stands as `rehearsal_kernels.py` says."""
+    layer, outer = layers[0], layers[layers.shape[0] - 2]
+    size, weights = U(parameters.shape[0]), U(outer[WEIGHT] + outer[program.INPUTS] * outer[program.UNITS])
+    offset, units = U(gradient.shape[0]) - size, U(layer[program.UNITS])
+    dense = U(layer[program.INPUTS]) * units if layer[SPARSE] > 0 else U(0)
+    count = merged[0] if layer[SPARSE] > 0 else 0
+    for piece in range(count + 2):
+        # The rows of a sparse first layer, then all other weights, then the vectors.
+        start, columns, v = dense, weights - dense, offset + dense
+        if piece < count:
+            row = merged[1 + piece]
+            _catch_up(layer, codes, slots, rates, stepped, row, t)
+            start, columns, v = U(row) * units, units, U(16) + U(piece) * units
+        elif piece == count + 1:
+            start, columns, v = weights, size - weights, offset + weights
+        _step_vector(
+            piece <= count,
+            codes,
+            constants,
+            parameters,
+            slots,
+            start,
+            U(1),
+            columns,
+            gradient,
+            U(0),
+            v,
+            rates,
+        )

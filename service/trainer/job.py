@@ -157,7 +157,7 @@ class Run:
     def _start(self, live: OnlineModel | None) -> OnlineModel:
         spec = self.rebuilt or self._spec(live)
         if self.asked.optimizer is not None:
-            spec = spec.model_copy(update={"optimizer": self.asked.optimizer})
+            spec = spec.with_optimizer(self.asked.optimizer)
         model = OnlineModel(spec)
         if self.rebuilt is None and live is not None:
             if self.asked.start == "current":

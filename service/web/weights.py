@@ -1,6 +1,7 @@
 """Weights as a client sends them: checked against the spec before anything is made of them."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def written(spec: ModelSpec, state: bytes) -> bytes:
 
 def most_bytes(spec: ModelSpec) -> int:
     """The longest file that is read: the weights as `written` gives them, with room for metadata."""
-    return HEADER_ROOM + 4 * spec.parameter_count
+    return HEADER_ROOM + 4 * sum(math.prod(shape) for shape in parameter_shapes(spec).values())
 
 
 def checked(spec: ModelSpec, raw: bytes) -> bytes:

@@ -29,6 +29,14 @@ SPECS = {
     "unscaled": {"task": "regression", "scaling": "none"},
     "minmax": {"task": "binary", "scaling": "minmax"},
     "mixed": {"task": "binary", "features": MIXED},
+    "committee": {"task": "multiclass", "classes": 3, "optimizer": "auto"},
+    "committee of values": {"task": "regression", "targets": 2, "optimizer": "auto"},
+    "committee of votes": {"task": "multiclass", "classes": 3, "loss": "perceptron", "optimizer": "auto"},
+    "sparse committee": {
+        "task": "binary",
+        "features": [*MIXED[:3], {"name": "text", "kind": "hash", "buckets": 400, "tokens": 3}],
+        "optimizer": "auto",
+    },
 }
 
 

@@ -15,6 +15,8 @@ LAYER_KINDS = {
     "dropout": {"dropout": 0.3},
     "batch_norm": {"batch_norm": True},
     "batch_norm_and_dropout": {"batch_norm": True, "dropout": 0.3},
+    "layer_norm": {"layer_norm": True},
+    "layer_norm_and_dropout": {"layer_norm": True, "dropout": 0.3},
 }
 REGIMES = {"single rows": False, "batches": True}
 

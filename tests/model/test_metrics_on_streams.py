@@ -1,6 +1,6 @@
 """With only task and features given, the model beats River's linear models on real streams.
 
-tests/benchmarks/defaults.py measures the same on more streams, and River's scores below.
+tests/benchmarks/quality.py measures the same on more streams, and River's scores below.
 """
 
 import pytest

@@ -39,6 +39,7 @@ LAYERS = {
     "one": [{"units": 7}],
     "narrowing and widening": [{"units": 9}, {"units": 3}, {"units": 6}],
     "batch_norm": [{"units": 6, "batch_norm": True}, {"units": 4, "batch_norm": True, "activation": "tanh"}],
+    "layer_norm": [{"units": 6, "layer_norm": True}, {"units": 4, "layer_norm": True, "activation": "tanh"}],
     "dropout": [{"units": 8, "dropout": 0.4}, {"units": 5, "dropout": 0.2}],
 }
 

@@ -19,12 +19,12 @@ from model.spec import COMBINATIONS, ModelSpec
 LAYERS = st.lists(
     st.fixed_dictionaries(
         {
-            "units": st.integers(1, 9),
+            "units": st.integers(2, 9),
             "activation": st.sampled_from(["relu", "tanh", "gelu"]),
             "dropout": st.sampled_from([0.0, 0.3]),
-            "batch_norm": st.booleans(),
+            "norm": st.sampled_from([{}, {"batch_norm": True}, {"layer_norm": True}]),
         }
-    ),
+    ).map(lambda layer: {name: value for name, value in layer.items() if name != "norm"} | layer["norm"]),
     max_size=3,
 )
 

@@ -92,7 +92,7 @@ class ModelVersion:
         """The hyperparameters in force, which a PATCH may have changed."""
         if self.hyperparameters_json:
             return cast(dict[str, Any], from_json(self.hyperparameters_json))
-        optimizer = self.spec.optimizer
+        optimizer = self.spec.members[0]
         return {"learning_rate": optimizer.learning_rate, "clip_norm": optimizer.clip_norm}
 
     @property

@@ -1,0 +1,18 @@
+"""What a user says of drift."""
+
+from typing import Literal
+
+from model.strict import StrictModel
+
+Action = Literal["rehearsal", "reset", "none"]
+
+
+class DriftSpec(StrictModel):
+    """Whether drift is looked for, and what is done when the loss rises.
+
+    rehearsal: the window of rows to rehearse is emptied. reset: all members start anew from their first weights, too.
+    none: nothing but an event. A drift of the inputs alone is an event only.
+    """
+
+    detect: bool = True
+    action: Action = "rehearsal"

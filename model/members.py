@@ -1,0 +1,39 @@
+"""The committee that "auto" stands for."""
+
+from functools import lru_cache
+from typing import Any
+
+from model.optimizer_spec import OptimizerSpec
+
+FULL_UP_TO = 3_000
+THREE_UP_TO = 100_000
+"""Weights that a step works with, up to which the committee is the full one, and has three members."""
+
+# All are the default optimizer at another rate. The first learns fast and forgets fast; the others rehearse.
+FAST: dict[str, Any] = {"learning_rate": 0.02, "layer_norm": True}
+NORMED: dict[str, Any] = {"learning_rate": 0.01, "layer_norm": True, "average": True}
+PLAIN: dict[str, Any] = {"learning_rate": 0.005, "average": True}
+
+FULL = (
+    FAST,
+    {**NORMED, "rehearse": {"rows": 8, "rate": 0.2}},
+    {**PLAIN, "rehearse": {"rows": 4, "rate": 1.0}},
+)
+# One step on the mean gradient of the rehearsed rows costs less than one for each.
+BATCHED = (
+    FAST,
+    {**NORMED, "rehearse": {"rows": 8, "rate": 1.0, "batched": True}},
+    {**PLAIN, "rehearse": {"rows": 8, "rate": 2.0, "batched": True}},
+)
+TWO = (BATCHED[0], BATCHED[2])
+
+
+@lru_cache(maxsize=16)
+def _read(members: int, full: bool) -> tuple[OptimizerSpec, ...]:
+    chosen = FULL if full else (BATCHED if members == 3 else TWO)
+    return tuple(OptimizerSpec.model_validate(member) for member in chosen)
+
+
+def auto_members(step_size: int) -> tuple[OptimizerSpec, ...]:
+    """The committee for a network whose step works with so many weights."""
+    return _read(2 if step_size > THREE_UP_TO else 3, step_size <= FULL_UP_TO)

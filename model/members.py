@@ -5,9 +5,10 @@ from typing import Any
 
 from model.optimizer_spec import OptimizerSpec
 
-FULL_UP_TO = 3_000
+FULL_UP_TO = 4_000
+"""Weights that a step works with, up to which every rehearsed row is a step of its own."""
 THREE_UP_TO = 100_000
-"""Weights that a step works with, up to which the committee is the full one, and has three members."""
+"""Weights of a network up to which there are three members."""
 
 # All are the default optimizer at another rate. The first learns fast and forgets fast; the others rehearse.
 FAST: dict[str, Any] = {"learning_rate": 0.02, "layer_norm": True}
@@ -34,6 +35,6 @@ def _read(members: int, full: bool) -> tuple[OptimizerSpec, ...]:
     return tuple(OptimizerSpec.model_validate(member) for member in chosen)
 
 
-def auto_members(step_size: int) -> tuple[OptimizerSpec, ...]:
-    """The committee for a network whose step works with so many weights."""
-    return _read(2 if step_size > THREE_UP_TO else 3, step_size <= FULL_UP_TO)
+def auto_members(step_size: int, weights: int) -> tuple[OptimizerSpec, ...]:
+    """The committee for networks of so many weights, so many of which a step works with."""
+    return _read(2 if weights > THREE_UP_TO else 3, step_size <= FULL_UP_TO and weights <= THREE_UP_TO)

@@ -258,7 +258,7 @@ class ModelSpec(StrictModel):
     def members(self) -> tuple[OptimizerSpec, ...]:
         """The optimizers of the committee: one network each, all of one shape."""
         if self.optimizer == "auto":
-            return auto_members(self.step_size)
+            return auto_members(self.step_size, _count_weights(self.widths))
         return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
 
     def with_optimizer(self, optimizer: OptimizerSpec) -> "ModelSpec":

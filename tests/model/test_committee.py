@@ -78,7 +78,7 @@ def test_what_is_learned_was_predicted_alike(fields, spec_of, rows_of):
 
 
 def test_a_sparse_first_layer_learns_what_a_dense_one_does(monkeypatch):
-    optimizer = [member.model_dump() for member in auto_members(FULL_UP_TO)]
+    optimizer = [member.model_dump() for member in auto_members(FULL_UP_TO, FULL_UP_TO)]
     fields = {"task": "binary", "features": SPARSE, "layers": [{"units": 8}], "optimizer": optimizer}
     X, y = sparse_rows(600)
     predictions = []
@@ -113,12 +113,13 @@ def test_a_sparse_model_survives_snapshots_fits_and_weights():
     assert other.learn(X, y).losses.mean() < 0.6
 
 
-def test_auto_is_chosen_by_the_cost_of_a_step():
-    assert len(auto_members(FULL_UP_TO)) == 3
-    assert not any(member.rehearse and member.rehearse.batched for member in auto_members(FULL_UP_TO))
-    assert all(member.rehearse is None or member.rehearse.batched for member in auto_members(FULL_UP_TO + 1))
-    assert len(auto_members(THREE_UP_TO)) == 3
-    assert len(auto_members(THREE_UP_TO + 1)) == 2
+def test_auto_is_chosen_by_the_cost_of_a_step_and_the_size_of_a_network():
+    full, batched = auto_members(FULL_UP_TO, FULL_UP_TO), auto_members(FULL_UP_TO + 1, FULL_UP_TO + 1)
+    assert len(full) == len(batched) == 3
+    assert not any(member.rehearse and member.rehearse.batched for member in full)
+    assert all(member.rehearse is None or member.rehearse.batched for member in batched)
+    assert len(auto_members(THREE_UP_TO, THREE_UP_TO)) == 3
+    assert len(auto_members(FULL_UP_TO, THREE_UP_TO + 1)) == 2
 
 
 def test_the_state_of_wide_rows_is_bounded(spec_of):

@@ -30,7 +30,7 @@ class Ordered:
     log_id: LogId
     done: bool
 
-    def told(self, served: ServedModel) -> dict[str, Any]:
+    def to_response(self, served: ServedModel) -> dict[str, Any]:
         """What a client is told."""
         return {
             "model": served.name,
@@ -41,7 +41,7 @@ class Ordered:
 
 
 def order(
-    here: Web,
+    context: Web,
     served: ServedModel,
     command: dict[str, Any] | None,
     key: str | None,
@@ -60,7 +60,7 @@ def order(
     token = (key or new_key()).encode()
     try:
         log_id = append_command(
-            here.links.mine(),
+            context.links.mine(),
             served.name,
             served.generation,
             token,
@@ -70,20 +70,20 @@ def order(
             checkpoint=checkpoint,
             hyperparameters=hyperparameters,
             schedule=schedule,
-            blobs=here.settings.checkpoints,
-            max_lag_bytes=here.settings.max_lag_bytes,
+            blobs=context.settings.checkpoints,
+            max_lag_bytes=context.settings.max_lag_bytes,
         )
     except KeyUsed:
         raise another_body() from None
     except WrongGeneration as error:
-        raise missing(here.links.mine(), served) from error
+        raise missing(context.links.mine(), served) from error
     except StoreUnavailable as error:
         raise vanished(error, "nothing was changed", token.decode()) from error
     if log_id is None:
         raise Invalid.at("/checkpoint", f"there is no checkpoint {checkpoint!r}")
-    done = command is None or _wait(here, served, log_id)
+    done = command is None or _wait(context, served, log_id)
     if done and command is not None:
-        _check_refusal(here, served, log_id, token)
+        _check_refusal(context, served, log_id, token)
     return Ordered(log_id, done)
 
 
@@ -93,20 +93,20 @@ def _digest(command: dict[str, Any] | None, blob: bytes, schedule: NewSchedule |
     return body_digest(asked if schedule is None else asked + schedule.text.encode())
 
 
-def _check_refusal(here: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
+def _check_refusal(context: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
     """Raise Conflict if the learner could not carry out the command."""
-    refusal = refusals.at(here.links.mine(), served.name, log_id, token)
+    refusal = refusals.at(context.links.mine(), served.name, log_id, token)
     if refusal is not None:
         raise Conflict(f"{refusal.detail}; the model is as it was", log_id=str(log_id))
 
 
-def _wait(here: Web, served: ServedModel, log_id: LogId) -> bool:
+def _wait(context: Web, served: ServedModel, log_id: LogId) -> bool:
     """Wait until the command is in the snapshot and this process predicts with what it did."""
-    deadline = time.monotonic() + here.settings.apply_timeout
-    with here.waiting.turn():
+    deadline = time.monotonic() + context.settings.apply_timeout
+    with context.waiting.turn():
         while time.monotonic() < deadline:
             with suppress(StoreUnavailable):  # the command is in the log, whatever Redis does now
-                place = snapshots.place(here.links.mine(), served.name, served.generation)
+                place = snapshots.place(context.links.mine(), served.name, served.generation)
                 if place is not None and place >= log_id and served.version.log_id >= log_id:
                     return True
             time.sleep(LOOK)

@@ -233,12 +233,12 @@ class Feedback:
         """
         if not request.named:
             return None
-        here = Seen(position, request.record(0, duplicates))
+        context = Seen(position, request.record(0, duplicates))
         known = b"" if request.known is None else request.known.to_bytes()
         try:
             other = keep(
                 *(self._links.mine(), served.name, served.generation, request.key),
-                *(known, here.to_bytes(), self._settings.answer_bytes),
+                *(known, context.to_bytes(), self._settings.answer_bytes),
             )
         except WrongGeneration as error:
             raise missing(self._links.mine(), served) from error

@@ -118,15 +118,15 @@ def model_ready(name: str, number: str = VERSION) -> Response:
 @routes.post("/models/<name>/versions/<number>/infer")
 def infer(name: str, number: str = VERSION) -> Response:
     """Predict. The answer's `parameters` tell `step`; the parameter `min_step` asks for one that is not before it."""
-    here = web()
+    context = web()
     served = _model(name, number)
     asked, raw = _read_request()
     wanted = _wanted(asked, served.spec)
     tensors = _read_tensors(asked, raw)
     rows = _rows(tensors, served.spec)
-    check_rows(len(rows), served.spec, here.settings, "/inputs/0/shape")
+    check_rows(len(rows), served.spec, context.settings, "/inputs/0/shape")
     columns_of_answer(len(rows), served.spec, served.spec.outputs, "/inputs/0/shape")
-    replica = replica_at(served, _min_step(asked), here)
+    replica = replica_at(served, _min_step(asked), context)
     try:
         features = encode_rows(served.features, rows)
     except RowError as error:
@@ -137,7 +137,7 @@ def infer(name: str, number: str = VERSION) -> Response:
         "model_name": name,
         "model_version": VERSION,
         **({} if asked.id is None else {"id": asked.id}),
-        "parameters": position(here, replica),
+        "parameters": position(context, replica),
         "outputs": [tensor for tensor, _ in parts],
     }
     return _respond(to_json(body), b"".join(raw for _, raw in parts), any(wanted.values()))

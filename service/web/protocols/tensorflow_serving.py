@@ -38,12 +38,12 @@ def tell(problem: Problem) -> Response:
 @routes.post("/models/<name>/versions/<number>:predict")
 def predict(name: str, number: str = VERSION) -> Response:
     """Predict each row: `predictions` for `instances`, `outputs` for `inputs`."""
-    here = web()
+    context = web()
     _check_version(name, number)
-    served = here.served(name)
+    served = context.served(name)
     body = parse(PredictBody, json_body())
     rows, by_column = _rows(body)
-    check_rows(len(rows), served.spec, here.settings, "/instances")
+    check_rows(len(rows), served.spec, context.settings, "/instances")
     columns_of_answer(len(rows), served.spec, served.spec.outputs, "/instances")
     try:
         features = encode_rows(served.features, rows)

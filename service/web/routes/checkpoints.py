@@ -30,15 +30,15 @@ class RollbackRequest(Strict):
 @routes.get("/v1/models/<name>/checkpoints")
 def list_checkpoints(name: str) -> Response:
     """The model's checkpoints, oldest first, and what they take."""
-    here = web()
-    here.served(name)
-    found = checkpoints.list_all(here.links.mine(), name)
+    context = web()
+    context.served(name)
+    found = checkpoints.list_all(context.links.mine(), name)
     return answer(
         {
             "model": name,
             "checkpoints": [asdict(made) for made in found],
             "bytes": sum(made.bytes for made in found),
-            "most": here.settings.checkpoints,
+            "most": context.settings.checkpoints,
         }
     )
 
@@ -46,21 +46,21 @@ def list_checkpoints(name: str) -> Response:
 @routes.post("/v1/models/<name>/checkpoints")
 def make_checkpoint(name: str) -> Response:
     """Keep the state as it is at this place in the log: 201, or 202 if the learner has not come to it yet."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     body = parse(CheckpointRequest, json_body() if has_body() else b"{}")
-    ordered = order(here, served, {"do": "checkpoint", "note": body.note}, idempotency_key())
-    told = {**ordered.told(served), "checkpoint": str(ordered.log_id)}
+    ordered = order(context, served, {"do": "checkpoint", "note": body.note}, idempotency_key())
+    told = {**ordered.to_response(served), "checkpoint": str(ordered.log_id)}
     return answer(told, HTTPStatus.CREATED if ordered.done else HTTPStatus.ACCEPTED)
 
 
 @routes.post("/v1/models/<name>/rollback")
 def roll_back(name: str) -> Response:
     """Go back to a checkpoint's weights. The state before it is a checkpoint too: `undo` names it."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     body = parse(RollbackRequest, json_body())
     command = {"do": "rollback", "checkpoint": body.checkpoint}
-    ordered = order(here, served, command, idempotency_key(), checkpoint=body.checkpoint)
-    told = {**ordered.told(served), "undo": str(ordered.log_id)}
+    ordered = order(context, served, command, idempotency_key(), checkpoint=body.checkpoint)
+    told = {**ordered.to_response(served), "undo": str(ordered.log_id)}
     return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

@@ -18,8 +18,8 @@ def livez() -> Response:
 @routes.get("/readyz")
 def readyz() -> Response:
     """This process has read the models; what is not well is named. 503 until it has."""
-    here = web()
-    replicas = here.replicas
+    context = web()
+    replicas = context.replicas
     if not replicas.ready:
         return answer({"status": "starting"}, HTTPStatus.SERVICE_UNAVAILABLE)
     without = [served.name for served in replicas.all() if not served.has_learner]
@@ -27,7 +27,7 @@ def readyz() -> Response:
         {
             "status": "degraded" if replicas.stale or without or replicas.troubles else "ok",
             "redis": "away" if replicas.stale else "ok",
-            "without_learner": [name for name in without if here.access.sees(name)],
-            "troubles": {name: why for name, why in replicas.troubles.items() if here.access.sees(name)},
+            "without_learner": [name for name in without if context.access.sees(name)],
+            "troubles": {name: why for name, why in replicas.troubles.items() if context.access.sees(name)},
         }
     )

@@ -28,9 +28,9 @@ def describe(job_id: str) -> Response:
 @routes.get("/v1/models/<name>/jobs")
 def list_of_model(name: str) -> Response:
     """A model's newest jobs, newest first, without the losses of their epochs."""
-    here = web()
-    here.served(name)
-    link = here.links.mine()
+    context = web()
+    context.served(name)
+    link = context.links.mine()
     refused = _refusals(link, name)
     found = [to_response(job, refused.get(token_of(job.id))) for job in jobs.history(link, name)]
     listed = [{key: value for key, value in job.items() if key != "losses"} for job in found]
@@ -45,10 +45,10 @@ def _refusals(link: Link, name: str) -> dict[str, str]:
 @routes.delete("/v1/jobs/<job_id>")
 def cancel(job_id: str) -> Response:
     """Cancel a job: at once if it waits; its trainer ends one that runs. 409 if it has ended otherwise."""
-    here = web()
+    context = web()
     name = jobs.model_of(job_id)
-    state = jobs.cancel(here.links.mine(), name, job_id)
-    job = jobs.load(here.links.mine(), name, job_id)
+    state = jobs.cancel(context.links.mine(), name, job_id)
+    job = jobs.load(context.links.mine(), name, job_id)
     if state is None or job is None:
         raise NotFound(f"there is no job {job_id!r}")
     if state in ("succeeded", "failed"):

@@ -55,14 +55,14 @@ def create(name: str) -> Response:
 
     With `?rebuild=true` a model of another spec is trained anew from the log, by a job: 202 with its address.
     """
-    here = web()
+    context = web()
     raw = json_body()
-    spec, schedule = _spec_and_schedule(raw, here)
-    link = here.links.mine()
+    spec, schedule = _spec_and_schedule(raw, context)
+    link = context.links.mine()
     retrains = "" if schedule is None else schedule.model_dump_json()
     due = schedules.first_due(link, schedule)
-    _check_buildable(here, name, spec)
-    room = Room(here.settings.max_models, here.settings.max_total_parameters)
+    _check_buildable(context, name, spec)
+    room = Room(context.settings.max_models, context.settings.max_total_parameters)
     outcome, _ = models.create(
         link,
         name,
@@ -73,15 +73,15 @@ def create(name: str) -> Response:
         spec.parameter_count,
         room,
     )
-    served = here.replicas.add(name)
+    served = context.replicas.add(name)
     if outcome == "different":
         if request.args.get("rebuild") == "true":
             models.resize(link, name, spec.parameter_count, room)
-            return _rebuild(here, served, spec, schedule, raw)
+            return _rebuild(context, served, spec, schedule, raw)
         raise Conflict(
             f"there is a model {name!r}, created by another spec; DELETE it first, or train it anew with ?rebuild=true"
         )
-    return answer(_described(here, served), HTTPStatus.CREATED if outcome == "created" else HTTPStatus.OK)
+    return answer(_described(context, served), HTTPStatus.CREATED if outcome == "created" else HTTPStatus.OK)
 
 
 def _is_same(spec: ModelSpec, schedule: Schedule | None, stored: bytes, stored_schedule: bytes) -> bool:
@@ -100,34 +100,34 @@ def _is_same(spec: ModelSpec, schedule: Schedule | None, stored: bytes, stored_s
 @routes.patch("/v1/models/<name>")
 def patch(name: str) -> Response:
     """Change what can change while the model runs: learning rate, clip norm, the schedule of its retraining."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     body = parse(Patch, json_body())
     given = body.model_fields_set
     if not given:
         raise Invalid.at("", "nothing to change: give learning_rate, clip_norm or retrain")
     if body.retrain is not None:
-        retrain.check_limits(here, body.retrain.job, "/retrain/job")
+        retrain.check_limits(context, body.retrain.job, "/retrain/job")
     changes = {field: getattr(body, field) for field in sorted(given - {"retrain"})}
     ordered = order(
-        here,
+        context,
         served,
         {"do": "set", **changes} if changes else None,
         idempotency_key(),
         hyperparameters=changes,
-        schedule=_schedule(here, body.retrain) if "retrain" in given else None,
+        schedule=_schedule(context, body.retrain) if "retrain" in given else None,
     )
-    return answer(_described(here, served), HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
+    return answer(_described(context, served), HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
 
 
-def _schedule(here: Web, schedule: Schedule | None) -> NewSchedule:
+def _schedule(context: Web, schedule: Schedule | None) -> NewSchedule:
     if schedule is None:
         return NewSchedule("")
-    return NewSchedule(schedule.model_dump_json(), schedules.first_due(here.links.mine(), schedule))
+    return NewSchedule(schedule.model_dump_json(), schedules.first_due(context.links.mine(), schedule))
 
 
 def _rebuild(
-    here: Web, served: ServedModel, spec: ModelSpec, schedule: Schedule | None, raw: bytes
+    context: Web, served: ServedModel, spec: ModelSpec, schedule: Schedule | None, raw: bytes
 ) -> Response:
     """Start a job that trains a model of another spec from the log and swaps it in.
 
@@ -139,39 +139,39 @@ def _rebuild(
         if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
             detail = "a rebuild keeps task, features, classes and targets as they are"
             raise Invalid.at(f"/{field}", detail)
-    link, name = here.links.mine(), served.name
+    link, name = context.links.mine(), served.name
     scheduled = schedules.load(link, name)
     is_new = schedule is not None and (scheduled is None or scheduled.schedule != schedule)
-    wanted = _schedule(here, schedule) if is_new else None
+    wanted = _schedule(context, schedule) if is_new else None
     put = "" if schedule is None else schedule.model_dump_json()
-    job = _rebuild_under_way(here, served, spec)
+    job = _rebuild_under_way(context, served, spec)
     if job is not None:
         return retrain.accepted(job)
     if (
-        _spec_in_force(here, served) == spec
+        _spec_in_force(context, served) == spec
     ):  # only the schedule is another one, or the rebuild has just been done
         if wanted is not None:
-            order(here, served, None, idempotency_key(), schedule=wanted)
+            order(context, served, None, idempotency_key(), schedule=wanted)
         stored_schedules.note_put(link, name, served.generation, put)
-        return answer(_described(here, served))
+        return answer(_described(context, served))
     body = Retraining(start="scratch", promote="always")
-    retrain.check_rows(here, served, body)
+    retrain.check_rows(context, served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
-    return retrain.start(here, served, asked, idempotency_key(), raw, wanted, put)
+    return retrain.start(context, served, asked, idempotency_key(), raw, wanted, put)
 
 
-def _spec_in_force(here: Web, served: ServedModel) -> ModelSpec:
+def _spec_in_force(context: Web, served: ServedModel) -> ModelSpec:
     """The spec that a model is of now, as Redis has it."""
-    link = here.links.mine()
+    link = context.links.mine()
     found = models.describe(link, [served.name])[served.name]
     if found is None:
         raise missing(link, served)
     return ModelSpec.model_validate_json(found[0].current_spec)
 
 
-def _rebuild_under_way(here: Web, served: ServedModel, spec: ModelSpec) -> Job | None:
+def _rebuild_under_way(context: Web, served: ServedModel, spec: ModelSpec) -> Job | None:
     """The model's newest job if it is a rebuild to this spec, and the learner has not carried it out yet."""
-    link, name = here.links.mine(), served.name
+    link, name = context.links.mine(), served.name
     newest = next(iter(jobs.history(link, name)), None)
     if newest is None or newest.request.get("spec") != spec.model_dump(mode="json"):
         return None
@@ -185,27 +185,27 @@ def _rebuild_under_way(here: Web, served: ServedModel, spec: ModelSpec) -> Job |
 @routes.get("/v1/models")
 def list_models() -> Response:
     """All models."""
-    here = web()
+    context = web()
     return answer(
-        {"models": [_summary(here, served) for served in here.replicas.all() if may_see(served.name)]}
+        {"models": [_summary(context, served) for served in context.replicas.all() if may_see(served.name)]}
     )
 
 
 @routes.get("/v1/models/<name>")
 def describe(name: str) -> Response:
     """One model's spec, step, metrics and lag."""
-    here = web()
-    return answer(_described(here, here.served(name)))
+    context = web()
+    return answer(_described(context, context.served(name)))
 
 
 @routes.delete("/v1/models/<name>")
 def delete(name: str) -> Response:
     """Delete a model with everything that belongs to it."""
-    here = web()
-    link = here.links.mine()
-    lost = here.replicas.lost(name)
+    context = web()
+    link = context.links.mine()
+    lost = context.replicas.lost(name)
     deleted = models.delete(link, name, None if lost is None else lost.generation)
-    here.replicas.forget(name)
+    context.replicas.forget(name)
     if not deleted:
         raise NotFound(f"there is no model {name!r}")
     return Response(status=HTTPStatus.NO_CONTENT)
@@ -214,33 +214,33 @@ def delete(name: str) -> Response:
 @routes.get("/v1/models/<name>/metrics")
 def metrics(name: str) -> Response:
     """Prequential scores: each observation was predicted before it was learned; and how late labels come."""
-    here = web()
-    replica = here.served(name).version
-    late_labels = _late_labels(here, name)
+    context = web()
+    replica = context.served(name).version
+    late_labels = _late_labels(context, name)
     return answer(
-        {"model": name, **position(here, replica), "metrics": replica.metrics, "late_labels": late_labels}
+        {"model": name, **position(context, replica), "metrics": replica.metrics, "late_labels": late_labels}
     )
 
 
 @routes.get("/v1/models/<name>/diagnostics")
 def diagnostics(name: str) -> Response:
     """How the network is doing inside, with advice; as of the newest snapshot."""
-    here = web()
-    served = here.served(name)
-    snapshot = snapshots.load(here.links.mine(), name, served.generation)
+    context = web()
+    served = context.served(name)
+    snapshot = snapshots.load(context.links.mine(), name, served.generation)
     model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
     return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
 
 
-def _late_labels(here: Web, name: str) -> dict[str, Any] | None:
+def _late_labels(context: Web, name: str) -> dict[str, Any] | None:
     """How predictions and their late labels find each other; None without any, and while Redis is away."""
     try:
-        return pending.counts(here.links.mine(), name, round(here.settings.label_ttl * 1000))
+        return pending.counts(context.links.mine(), name, round(context.settings.label_ttl * 1000))
     except StoreUnavailable:
         return None
 
 
-def _spec_and_schedule(raw: bytes, here: Web) -> tuple[ModelSpec, Schedule | None]:
+def _spec_and_schedule(raw: bytes, context: Web) -> tuple[ModelSpec, Schedule | None]:
     """A model's spec, and the schedule of its retraining that may stand in it as `retrain`."""
     try:
         value = from_json(raw)
@@ -255,25 +255,25 @@ def _spec_and_schedule(raw: bytes, here: Web) -> tuple[ModelSpec, Schedule | Non
         except ValidationError as error:
             raise problem(error, "/retrain") from None
     if schedule is not None:
-        retrain.check_limits(here, schedule.job, "/retrain/job")
-    return _spec(raw, here), schedule
+        retrain.check_limits(context, schedule.job, "/retrain/job")
+    return _spec(raw, context), schedule
 
 
-def _spec(raw: bytes, here: Web) -> ModelSpec:
+def _spec(raw: bytes, context: Web) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate_json(raw)
     except ValidationError as error:
         raise problem(error) from None
-    limit = here.settings.max_parameters
+    limit = context.settings.max_parameters
     if spec.parameter_count > limit:
         detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"
         raise Invalid.at("/layers", detail)
     return spec
 
 
-def _check_buildable(here: Web, name: str, spec: ModelSpec) -> None:
+def _check_buildable(context: Web, name: str, spec: ModelSpec) -> None:
     """Refuse a spec of which no model can be made, or none that can be stored. Raises Invalid."""
-    served = here.replicas.get(name)
+    served = context.replicas.get(name)
     if served is not None and served.created_by.spec == spec:
         return
     try:
@@ -287,41 +287,41 @@ def _build(spec: ModelSpec) -> None:
     OnlineModel.from_bytes(OnlineModel(spec).to_bytes())
 
 
-def _summary(here: Web, served: ServedModel) -> dict[str, Any]:
+def _summary(context: Web, served: ServedModel) -> dict[str, Any]:
     replica = served.version
     return {
         "model": served.name,
         "task": served.spec.task,
-        **position(here, replica),
+        **position(context, replica),
         "lag": max(0, served.head.position - replica.step),
         "created": served.created,
     }
 
 
-def _described(here: Web, served: ServedModel) -> dict[str, Any]:
+def _described(context: Web, served: ServedModel) -> dict[str, Any]:
     replica = served.version
     return {
-        **_summary(here, served),
+        **_summary(context, served),
         "generation": served.generation.decode(),
         "timeline": replica.timeline,
         "term": served.lead.term,
         "has_learner": served.has_learner,
-        "trouble": here.replicas.troubles.get(served.name),
+        "trouble": context.replicas.troubles.get(served.name),
         "parameters": served.spec.parameter_count,
         "spec": served.spec.model_dump(mode="json"),
         "metrics": replica.metrics,
-        **_live(here, served),
+        **_live(context, served),
         "model_version_status": version_status(),
     }
 
 
-def _live(here: Web, served: ServedModel) -> dict[str, Any]:
+def _live(context: Web, served: ServedModel) -> dict[str, Any]:
     """What may have changed since the model was created; nothing of it while Redis is away."""
     job = scheduled = None
     try:
-        found = models.describe(here.links.mine(), [served.name])[served.name]
-        scheduled = schedules.load(here.links.mine(), served.name)
-        refused = refusals.list_all(here.links.mine(), served.name)
+        found = models.describe(context.links.mine(), [served.name])[served.name]
+        scheduled = schedules.load(context.links.mine(), served.name)
+        refused = refusals.list_all(context.links.mine(), served.name)
     except StoreUnavailable:
         return {"hyperparameters": None, "retrain": None, "job": None, "refusals": None}
     if found is not None:

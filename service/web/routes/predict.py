@@ -24,31 +24,31 @@ routes = Blueprint("predict", __name__)
 @routes.post("/v1/models/<name>/predict")
 def predict(name: str) -> Response:
     """Predict each row of `instances`, from a step not before `min_step`; with `ids`, to be joined by labels later."""
-    here = web()
+    context = web()
     if request.mimetype == LINES:
-        return _stream(here, here.served(name))
+        return _stream(context, context.served(name))
     if request.mimetype == arrow.MEDIA_TYPE:
-        return predict_table(here, here.served(name))
-    here.served(name)  # first: no such model, rather than a bad body
-    return raw_answer(predict_json(here, name, json_body()))
+        return predict_table(context, context.served(name))
+    context.served(name)  # first: no such model, rather than a bad body
+    return raw_answer(predict_json(context, name, json_body()))
 
 
-def predict_json(here: Web, name: str, raw: bytes) -> bytes:
+def predict_json(context: Web, name: str, raw: bytes) -> bytes:
     """The answer to a body of JSON. Raises Problem."""
-    served = here.served(name)
+    served = context.served(name)
     try:
-        check = partial(_check, here, served)
+        check = partial(_check, context, served)
         body, features = read_instances(raw, served.features, check)
     except RowError as error:
         raise Invalid.at(f"/instances/{error.row}{error.pointer}", error.detail) from None
     columns = columns_of_answer(len(features), served.spec, body.top, "/top")
     if body.ids is not None:
         check_ids(body.ids, len(features))
-    version = replica_at(served, body.min_step, here)
+    version = replica_at(served, body.min_step, context)
     made = predict_rows(version, features)
     if body.ids is not None:
-        here.feedback.remember(served, body.ids, version.step, features, made)
-    head = to_json({"model": name, **position(here, version)})
+        context.feedback.remember(served, body.ids, version.step, features, made)
+    head = to_json({"model": name, **position(context, version)})
     return head[:-1] + b',"predictions":' + written(version, made, body.ids, columns) + b"}\n"
 
 
@@ -76,18 +76,18 @@ def check_ids(ids: list[str], rows: int) -> None:
             raise Invalid.at(f"/ids/{place}", f"the same id as /ids/{first[known]}")
 
 
-def replica_at(served: ServedModel, min_step: int | None, here: Web) -> ModelVersion:
+def replica_at(served: ServedModel, min_step: int | None, context: Web) -> ModelVersion:
     """The newest version, which is waited for if a least step is asked for. Raises Unavailable."""
     if min_step is None or served.version.step >= min_step:
         return served.version
-    with here.waiting.turn():
-        if served.wait_for(min_step, here.settings.apply_timeout):
+    with context.waiting.turn():
+        if served.wait_for(min_step, context.settings.apply_timeout):
             return served.version
     raise Unavailable(f"the model is at step {served.version.step}, not yet at {min_step}", retry_after=1)
 
 
-def position(here: Web, version: ModelVersion) -> dict[str, Any]:
+def position(context: Web, version: ModelVersion) -> dict[str, Any]:
     """What every answer says of the model's position."""
-    if not here.replicas.stale:
+    if not context.replicas.stale:
         return {"step": version.step, "stale": False}
-    return {"step": version.step, "stale": True, "age": round(here.replicas.age, 3)}
+    return {"step": version.step, "stale": True, "age": round(context.replicas.age, 3)}

@@ -30,27 +30,27 @@ routes = Blueprint("retrain", __name__)
 @routes.post("/v1/models/<name>/retrain")
 def retrain(name: str) -> Response:
     """Retrain a model over its log: 202 with the job's address, 409 if one is under way."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     raw = json_body()
     body = parse(Retraining, raw)
-    check_limits(here, body)
-    check_rows(here, served, body)
+    check_limits(context, body)
+    check_rows(context, served, body)
     request = {"retrain": body.model_dump(mode="json"), "by": "request"}
-    return start(here, served, request, idempotency_key(), raw)
+    return start(context, served, request, idempotency_key(), raw)
 
 
-def check_limits(here: Web, body: Retraining, prefix: str = "") -> None:
+def check_limits(context: Web, body: Retraining, prefix: str = "") -> None:
     """Refuse more epochs than the setting allows. Raises Invalid."""
-    limit = here.settings.max_epochs
+    limit = context.settings.max_epochs
     if body.epochs > limit:
         detail = f"{body.epochs} epochs; at most {limit} are allowed (FRESHET_MAX_EPOCHS)"
         raise Invalid.at(f"{prefix}/epochs", detail)
 
 
-def check_rows(here: Web, served: ServedModel, body: Retraining) -> None:
+def check_rows(context: Web, served: ServedModel, body: Retraining) -> None:
     """Refuse a window with too few rows. Raises Problem."""
-    link = here.links.mine()
+    link = context.links.mine()
     found = models.describe(link, [served.name])[served.name]
     if found is None:
         raise missing(link, served)
@@ -62,7 +62,7 @@ def check_rows(here: Web, served: ServedModel, body: Retraining) -> None:
 
 
 def start(
-    here: Web,
+    context: Web,
     served: ServedModel,
     request: dict[str, Any],
     key: str | None,
@@ -71,7 +71,7 @@ def start(
     put: str | None = None,
 ) -> Response:
     """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
-    link, name = here.links.mine(), served.name
+    link, name = context.links.mine(), served.name
     token = key or new_key()
     job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = body_digest(raw).decode()

@@ -18,10 +18,10 @@ READ = {MEDIA_TYPE, "application/octet-stream", "application/x-safetensors"}
 @routes.get("/v1/models/<name>/weights")
 def get_weights(name: str) -> Response:
     """The parameters under PyTorch's names, from a step not before `?min_step`; the header Freshet-Step says which."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     least = request.args.get("min_step", type=int)
-    replica = replica_at(served, least, here)
+    replica = replica_at(served, least, context)
     raw = written(replica.predictor.spec, replica.state)
     return Response(raw, headers={"Freshet-Step": str(replica.step)}, mimetype=MEDIA_TYPE)
 
@@ -29,11 +29,11 @@ def get_weights(name: str) -> Response:
 @routes.put("/v1/models/<name>/weights")
 def put_weights(name: str) -> Response:
     """Go on with these parameters. The state before it is a checkpoint: `undo` names it."""
-    here = web()
-    served = here.served(name)
+    context = web()
+    served = context.served(name)
     if request.mimetype not in READ:
         raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
     blob = checked(served.spec, raw_body(most_bytes(served.spec), "the size of this model's weights"))
-    ordered = order(here, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
-    told = {**ordered.told(served), "undo": str(ordered.log_id)}
+    ordered = order(context, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
+    told = {**ordered.to_response(served), "undo": str(ordered.log_id)}
     return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

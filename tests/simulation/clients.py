@@ -519,6 +519,9 @@ class Clients:
             "promote": chance.choice(["always", "always", "never"]),
         }
         self._command(move, "POST", f"/v1/models/{move['model']}/retrain", body)
+        if move.get("then"):
+            self._rest(chance.uniform(0, 0.05))
+            getattr(self, move["then"])({**move, "do": move["then"], "id": f"{move['id']}.0"}, chance)
 
     def rebuild(self, move: dict[str, Any], chance: Random) -> None:
         """Train a model of another spec."""

@@ -68,7 +68,12 @@ MUTATIONS = [
         "trim = math.min(trim, tonumber(from))",
         "",
     ),
-    Mutation("trim past the snapshot", f"{LUA}/snapshot.lua", "string.format('%.0f', trim) .. '-0'", "'+'"),
+    Mutation(
+        "trim past the snapshot",
+        f"{LUA}/snapshot.lua",
+        "string.format('%.0f', trim)",
+        "string.format('%.0f', trim + 20)",
+    ),
     Mutation(
         "append without the key's check",
         f"{LUA}/append.lua",

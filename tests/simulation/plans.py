@@ -265,6 +265,8 @@ def _details_of_client(do: str, chance: Random, made: Plan, webs: list[str]) -> 
             details["way"] = chance.choice(["plain", "key"])
             details["repeat"] = chance.random() < 0.5
             details["wait"] = chance.choice([0.0, 0.5])
+            if do == "retrain":
+                details["then"] = Random(repr(details)).choice([None, None, "cancel", "upload"])
         case "create" | "delete":
             details["once"] = chance.random() < 0.3
     return details

@@ -335,14 +335,14 @@ MUTATIONS = [
     Mutation(
         "a successor begins the schedule anew",
         "model/online.py",
-        'self._arrays["counters"][SCHEDULED] = predecessor._arrays["counters"][SCHEDULED]',
+        'self._arrays["counters"][:, SCHEDULED] = predecessor._arrays["counters"][:, SCHEDULED]',
         "pass",
         "tests/model/test_successors.py",
     ),
     Mutation(
         "adopting keeps the old optimizer's slots",
         "model/online.py",
-        "slots[...] = other_slots",
+        'self._arrays["slots"][number, :slots] = other._arrays["slots"][number, :slots]',
         "pass",
         "tests/model/test_successors.py",
     ),

@@ -8,21 +8,25 @@ from service.store.scripts import Script
 
 # KEYS: bucket. ARGV: rate (tokens a second), most it holds, wanted, least.
 # -> tokens granted (as many as wanted, if there are; none if there are fewer than `least`), milliseconds to wait.
+# A full bucket grants more than it holds, and owes it: so no rest of time gives a large request more than the rate.
 TAKE = Script("""
 local rate, size, wanted, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local LONGEST = 1e15  -- milliseconds
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local known = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = math.min(size, (tonumber(known[1]) or size) + math.max(0, now - (tonumber(known[2]) or now)) * rate)
+local enough = math.min(least, size)
 local granted, wait = 0, 0
-if tokens >= least then
-    granted = math.min(tokens, math.max(wanted, least))
+if tokens >= enough then
+    granted = math.max(least, math.min(tokens, wanted))
 else
-    wait = math.ceil((least - tokens) / rate * 1000)
+    wait = math.ceil((enough - tokens) / rate * 1000)
 end
-redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - granted), 'at', tostring(now))
-redis.call('PEXPIRE', KEYS[1], math.ceil(size / rate * 1000) + 1000)
-return {tostring(granted), wait}
+tokens = tokens - granted
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens), 'at', string.format('%.6f', now))
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.min((size - tokens) / rate * 1000 + 1000, LONGEST)))
+return {tostring(granted), string.format('%.0f', math.min(wait, LONGEST))}
 """)
 
 # KEYS: keys. ARGV: id, record, name. -> 1; 0 if another key has the name.
@@ -61,8 +65,9 @@ def delete(link: Link, key_id: str) -> bool:
 def take(link: Link, key_id: str, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
     """Take tokens from a key's bucket of `kind`: how many were granted, and else the seconds to wait.
 
-    The bucket refills at `rate` tokens a second and holds a second's worth, or `least` if that is more.
+    The bucket refills at `rate` tokens a second and holds a second's worth. More than that is granted when it is full;
+    then nothing is until it has made up for it.
     """
-    size = max(rate, least, 1.0)
+    size = max(rate, 1.0)
     granted, wait = link.run(TAKE, [keys.allowance(key_id, kind)], [rate, size, wanted, least])
     return float(granted), int(wait) / 1000

@@ -1,6 +1,7 @@
 """API keys: who may do what with which models, in force at once, and hidden from each other."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_a_keys_rate_of_requests_holds_across_processes(guarded: tuple[Server, s
     assert set(statuses) == {200, 429}
     assert statuses.count(200) <= 25
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers if answer.status == 429)
+
+
+def test_a_large_request_is_paid_for_before_the_next_whatever_comes_between(
+    guarded: tuple[Server, str],
+) -> None:
+    server, _ = guarded
+    token = new_key(server, "flood", "--scope", "feedback", "--observations-per-second", "1")
+    statuses = []
+    for rows in (1000, 1, 1000):
+        body = {"observations": [LESSON] * rows}
+        statuses.append(call(server.api, token, "POST", "/v1/models/fraud-1/feedback", body).status)
+        time.sleep(2.5)  # many times what a single row waits for
+    assert statuses[0] in (200, 202)
+    assert statuses[1:] == [429, 429]
 
 
 def test_every_endpoint_is_in_one_table_or_for_administrators() -> None:

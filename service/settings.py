@@ -14,7 +14,6 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from service.access import parse_token
 from service.errors import SettingsError
 
 PREFIX = "FRESHET_"
@@ -177,12 +176,6 @@ class Settings(BaseSettings):
     failpoint: str | None = Field(
         None, description="for tests: where a process kills itself, such as `after-append:3`"
     )
-
-    @model_validator(mode="after")
-    def _admin_key_is_a_token(self) -> Self:
-        if self.admin_key is not None and parse_token(self.admin_key.get_secret_value()) is None:
-            raise ValueError("FRESHET_ADMIN_KEY is no token; `freshet keys token` makes one")
-        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from ipaddress import ip_address
 
+from service.access import parse_token
 from service.errors import SettingsError, StoreUnavailable
 from service.settings import Settings, redis_url
 from service.store import access
@@ -10,7 +11,9 @@ from service.store.connection import Link
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raise SettingsError for an address that others can reach while there is no API key."""
+    """Raise SettingsError for an address that others can reach while there is no API key, or for a key that is none."""
+    if settings.admin_key is not None and parse_token(settings.admin_key.get_secret_value()) is None:
+        raise SettingsError("FRESHET_ADMIN_KEY is no token; `freshet keys token` makes one")
     if settings.insecure or settings.admin_key is not None or _is_local(settings.host):
         return
     with suppress(

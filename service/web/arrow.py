@@ -17,9 +17,9 @@ from service.errors import BadRequest, Invalid, TooLarge, WrongMediaType
 
 try:
     import pyarrow
-    from pyarrow import ipc
+    from pyarrow import compute, ipc
 except ImportError:  # the extra is not installed
-    pyarrow = ipc = None
+    pyarrow = compute = ipc = None
 
 Array = np.ndarray
 
@@ -30,6 +30,7 @@ SCHEMA, DICTIONARY, BATCH = 1, 2, 3  # kinds of messages
 LONGEST_METADATA = 2**22  # bytes
 INDEX_PREFIX = "__index_level_"  # of pandas's own index, which is no feature
 COLUMNS = ("label", "id", "weight")
+VIEW = 16  # bytes of a view of a text, which begins with its length
 
 
 def check_installed() -> None:
@@ -174,8 +175,10 @@ def read_rows(
         if batch.num_rows > 8 * len(message.raw):
             raise BadRequest("not an Arrow stream: a batch of more rows than it has bits")
         for start in range(0, batch.num_rows, at_once):
+            part = batch.slice(start, at_once)
             with _reading():
-                rows = _rows(batch.slice(start, at_once), spec, number, labelled)
+                _check_texts(part, longest)
+                rows = _rows(part, spec, number, labelled)
             yield rows
             number += len(rows)
     if not schema:
@@ -207,10 +210,55 @@ def _check_columns(schema: Any, spec: ModelSpec, labelled: bool) -> None:
             raise Invalid.at(f"/{name}", "several columns of this name")
         if name not in known:
             raise Invalid.at(f"/{name}", "neither a feature of this model nor label, id or weight")
+        if not _is_readable(schema.field(name).type):
+            raise Invalid.at(f"/{name}", f"a column of type {schema.field(name).type!s:.100} is not read")
     if not features & set(names):
         raise Invalid.at("", "no column is a feature of this model")
     if labelled and "label" not in names:
         raise Invalid.at("/label", "a column of labels is required")
+
+
+def _is_readable(kind: Any) -> bool:
+    """Whether a column's values take about as much memory as its bytes, or texts that `_check_texts` counts."""
+    types = pyarrow.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        item = kind.value_type
+        return _is_number(item) or types.is_string(item) or types.is_large_string(item)
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return _is_number(value) or _is_text(value) or types.is_boolean(value) or types.is_null(value)
+
+
+def _is_text(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _check_texts(batch: Any, longest: int) -> None:
+    """Refuse rows whose texts are many times longer than the message: many rows may share one. Raises TooLarge."""
+    size = sum(_shared_bytes(column) for column in batch.columns)
+    if size > longest:
+        raise TooLarge(
+            f"the texts of {batch.num_rows} rows take {size} bytes; at most {longest} (FRESHET_MAX_BODY_BYTES)"
+        )
+
+
+def _shared_bytes(column: Any) -> int:
+    """Bytes of the texts of a column that keeps a text once for all rows that have it."""
+    if pyarrow.types.is_string_view(column.type):
+        return int(_lengths(column).sum())
+    if pyarrow.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+        return int(_lengths(column.dictionary)[column.indices.drop_null().to_numpy()].sum())
+    return 0
+
+
+def _lengths(texts: Any) -> Array:
+    """Bytes of each text; of a missing one what stands in its place."""
+    if not pyarrow.types.is_string_view(texts.type):
+        return np.asarray(compute.binary_length(texts).fill_null(0), np.int64)
+    if not len(texts):
+        return np.zeros(0, np.int64)
+    views = np.frombuffer(texts.buffers()[1], np.int32).reshape(-1, VIEW // 4)
+    return np.maximum(views[texts.offset : texts.offset + len(texts), 0].astype(np.int64), 0)
 
 
 def _rows(batch: Any, spec: ModelSpec, number: int, labelled: bool) -> Rows:

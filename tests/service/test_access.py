@@ -187,6 +187,23 @@ def test_every_endpoint_is_in_one_table_or_for_administrators() -> None:
 
 
 @pytest.mark.parametrize("part", ["serve", "web"])
+def test_an_administrators_key_that_is_no_token_does_not_start(folder: Path, part: str) -> None:
+    with system(folder) as whole:
+        variables = {
+            "FRESHET_ADMIN_KEY": "a secret of mine",
+            "FRESHET_DATA_DIR": str(folder),
+            "FRESHET_PORT": str(free_port()),
+            "REDIS_URL": whole.redis.url,
+        }
+        command, environment = [*FRESHET, part], clean_environment() | variables
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (result.returncode, "is no token" in result.stderr) == (2, True), result.stderr
+    assert "a secret of mine" not in result.stderr
+
+
+@pytest.mark.parametrize("part", ["serve", "web"])
 def test_an_open_address_without_a_key_does_not_start(folder: Path, part: str) -> None:
     with system(folder) as whole:
         variables = {

@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,68 @@ def test_a_regressions_targets_and_predictions_are_lists(server: Server, api: Ap
     assert feed(api, name, stream(sent)).body["applied"] == 4
     raw = api.raw("POST", f"/v1/models/{name}/predict", stream(table(4, label=None)), ARROW)
     assert len(ipc.open_stream(raw.data).read_all().column("value")[0]) == 2
+
+
+def views(text: str, rows: int) -> pyarrow.Array:
+    """A column of views, all of one text."""
+    one = pyarrow.array([text], pyarrow.string_view()).buffers()
+    return pyarrow.Array.from_buffers(
+        pyarrow.string_view(), rows, [None, pyarrow.py_buffer(one[1].to_pybytes()[:16] * rows), *one[2:]]
+    )
+
+
+def swelling() -> dict[str, pyarrow.Array]:
+    """Columns of 1,000 rows whose values take very many times more memory than their bytes."""
+    rows = 1000
+    text = "x" * 2_000_000
+    codes = pyarrow.array(np.zeros(rows, np.int32))
+    return {
+        "one long text for all rows": pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array([text])),
+        "views of one long text": views(text, rows),
+        "lists of nulls": pyarrow.FixedSizeListArray.from_arrays(pyarrow.nulls(rows * 10_000), 10_000),
+        "views of one list": pyarrow.ListViewArray.from_arrays(
+            codes, pyarrow.array(np.full(rows, 10_000, np.int32)), pyarrow.array(np.zeros(10_000, np.int8))
+        ),
+        "structures of nulls": pyarrow.StructArray.from_arrays(
+            [pyarrow.nulls(rows)] * 2000, names=[str(place) for place in range(2000)]
+        ),
+    }
+
+
+SWELLING = swelling()
+
+
+@pytest.mark.parametrize("column", SWELLING.values(), ids=SWELLING)
+@pytest.mark.parametrize("place", ["user", "label"])
+def test_a_column_that_swells_in_memory_is_refused(
+    server: Server, api: Api, column: pyarrow.Array, place: str
+) -> None:
+    name = server.create(
+        {"task": "binary", "features": [{"name": "user", "kind": "hash", "buckets": 4, "tokens": 3}]}
+    )
+    columns = {"user": ["a"] * len(column), "label": [1] * len(column), place: column}
+    webs = server.pids("web")
+    before = [peak(web) for web in webs]
+    answer = feed(api, name, stream(pyarrow.table(columns)))
+    assert answer.status in (413, 422), answer
+    assert "pyarrow" not in str(answer.body)
+    assert max(peak(web) - least for web, least in zip(webs, before, strict=True)) < 200 * 2**20
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process has had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def test_texts_that_rows_share_are_learned(server: Server, api: Api) -> None:
+    name = server.create({"task": "binary", "features": [{"name": "user", "kind": "hash", "buckets": 4}]})
+    for column in (
+        views("a longer name than fits into a view", 3),
+        pyarrow.array(["a", None, "a"]).dictionary_encode(),
+    ):
+        sent = pyarrow.table({"user": column, "label": [0, 1, 0]})
+        assert feed(api, name, stream(sent)).body["applied"] == 3
 
 
 def bombs() -> dict[str, bytes]:

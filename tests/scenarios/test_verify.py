@@ -41,6 +41,8 @@ def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
             answer = server.api("POST", "/v1/models/m/feedback", {"observations": rows})
             assert answer.status in (200, 202), answer
             if block == 5:
+                # A checkpoint is written beside learning: killed too early, the learner makes fewer of them.
+                wait_until(lambda: bool(checkpoints(server)), 20, server.log)
                 server.kill_part("learner")
             if block == 7:
                 wait_until(
@@ -52,6 +54,11 @@ def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         assert verified(server).returncode == 0, verified(server).stdout  # beside the running server
         assert server.stop() == 0
         yield server
+
+
+def checkpoints(server: Server) -> list[object]:
+    found: list[object] = server.api("GET", "/v1/models/m/checkpoints").body["checkpoints"]
+    return found
 
 
 def observation(choice: np.random.Generator) -> dict[str, object]:

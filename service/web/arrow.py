@@ -5,6 +5,7 @@ for a client. pyarrow is an extra; without it such a body is refused.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -204,9 +205,10 @@ def _batch(raw: bytes) -> Any:
 def _check_columns(schema: Any, spec: ModelSpec, labelled: bool) -> None:
     features = {feature.name for feature in spec.feature_list}
     names = [name for name in schema.names if not name.startswith(INDEX_PREFIX)]
+    counts = Counter(names)
     known = features | (set(COLUMNS) if labelled else {"id"})
     for name in names:
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise Invalid.at(f"/{name}", "several columns of this name")
         if name not in known:
             raise Invalid.at(f"/{name}", "neither a feature of this model nor label, id or weight")

@@ -23,7 +23,7 @@ LARGE = {
     "features": 784,
     "layers": [{"units": 512}, {"units": 256}],
 }
-HEAD = b"POST /v1/models/m/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/models/m/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 REQUEST = HEAD + b"Content-Length: 400\r\n\r\n"
 
 
@@ -236,7 +236,7 @@ def test_connections_spread_over_the_processes(server: Server) -> None:
 
 
 def test_a_process_at_its_limit_of_connections_closes_the_longest_idle_one(folder: Path) -> None:
-    first = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    first = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with (
         running(folder, web_workers=1, max_connections=16) as server,
         connections(server, 40, first) as clients,

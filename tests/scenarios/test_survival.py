@@ -101,7 +101,7 @@ def test_a_restart_goes_on_at_the_step_where_it_stopped(mortal: Server) -> None:
     assert mortal.stop() == 0
     mortal.start()
     after = mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]], "min_step": 500}).body
-    assert after == before
+    assert_same(after, before)
 
 
 def test_predictions_wait_for_their_labels_through_a_restart(mortal: Server) -> None:
@@ -150,8 +150,16 @@ def test_the_step_does_not_go_back_when_the_web_process_is_restarted(folder: Pat
         with stopped(learner):
             server.kill_part("web")
             wait_until(lambda: predicted(server, name)["step"] >= 0, 20, server.log)
-            assert predicted(server, name) == before
+            assert_same(predicted(server, name), before)
         assert "this process replays the log" in server.log()
+
+
+def assert_same(answer: dict[str, Any], before: dict[str, Any]) -> None:
+    """The same weights answered: until its compiled code is loaded, a process rounds the last digits otherwise."""
+    assert {**answer, "predictions": None} == {**before, "predictions": None}
+    for one, other in zip(answer["predictions"], before["predictions"], strict=True):
+        assert one["label"] == other["label"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], rel=1e-5)
 
 
 def predicted(server: Server, name: str) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def share_counters(folder: Path) -> None:
     os.environ[FOLDER] = str(folder)
 
 
-def folder_of_web(port: int) -> Path:
-    """Where the web processes of one `freshet web` count: in memory if there is a place for it."""
+def folder_of_counters(port: int) -> Path:
+    """Where the processes of the server at a port count: in memory if there is a place for it."""
     shared = Path("/dev/shm")
     root = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     return root / f"freshet-{os.getuid()}-{port}"

@@ -16,7 +16,7 @@ from service.host.options import Command, redis_options
 from service.host.supervisor import Supervisor
 from service.settings import check_certificate, in_force, load_settings
 from service.start import start
-from service.telemetry import folder_of_web, share_counters
+from service.telemetry import folder_of_counters, share_counters
 
 
 def _serve_options(command: Command) -> Command:
@@ -71,7 +71,7 @@ def web(fd: int | None) -> None:
     check_certificate(settings)
     if fd is None:
         listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
-    share_counters(folder_of_web(settings.port))
+    share_counters(folder_of_counters(settings.port))
     configuration = Path(service.web.__file__).parent / "gunicorn_conf.py"
     arguments = ["-c", str(configuration), *([] if fd is None else ["--bind", f"fd://{fd}"])]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "service.web.gunicorn_app", *arguments])

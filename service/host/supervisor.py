@@ -20,7 +20,7 @@ from service.logs import log
 from service.processes import die_with_parent
 from service.settings import Settings, check_certificate, child_environment, redis_url
 from service.store.connection import Link, check_server
-from service.telemetry import share_counters
+from service.telemetry import folder_of_counters, share_counters
 
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
@@ -151,12 +151,13 @@ class Supervisor:
             check_exposure(self._settings)
 
     def _share_counters(self) -> None:
-        folder = self._settings.data_dir.resolve() / "counters"
+        # Not in the data folder: a full disk would kill who counts in a file that is mapped into memory.
+        folder = folder_of_counters(self._settings.port)
         try:
             share_counters(folder)
         except OSError as error:
             raise SettingsError(
-                f"cannot write to {folder}: {error.strerror}; choose another folder with --data-dir"
+                f"cannot write to {folder}, where the counters are: {error.strerror}"
             ) from None
 
     def _start_processes(self, listener: socket.socket) -> None:

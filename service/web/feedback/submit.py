@@ -31,7 +31,7 @@ from service.web.replicas.replica import ServedModel, missing
 from service.web.waiting import Waiter, Waiting
 
 GROUPED_BYTES = 32 * 1024  # of features: a larger append goes by itself, and holds up no small ones
-RESULT_LATE = 0.5  # seconds that a result may come after the model's version that has learned it
+RESULT_LATE = 0.05  # seconds that a result may come after the model's version that has learned it
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 
 

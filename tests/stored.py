@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.store import checkpoints, jobs, leadership, models, snapshots
+from service.store import jobs, leadership, models
 from service.store.appending import Append, Limits, append, append_command
 from service.store.blocks import Block
 from service.store.checkpoints import Checkpoint
 from service.store.connection import Link
+from service.store.entries import NO_ROWS, START, Entry, LogId
 from service.store.jobs import Attempt, Job
-from service.store.leadership import Fence
-from service.store.log import NO_ROWS, Entry, LogId, read_after
+from service.store.model_part import Fence
+from service.store.model_store import ModelStore
 from service.store.snapshots import Keep
 
 LIMITS = Limits(remembered=1000, max_lag=100_000, label_ttl_ms=1000)
@@ -32,6 +33,7 @@ class Stored:
 
     def __post_init__(self) -> None:
         _, self.generation = models.create(self.link, self.name, self.spec)
+        self.store = ModelStore(self.link, self.name, self.generation)
 
     def append(self, rows: int = 1) -> int:
         """Append a block; returns the log's position."""
@@ -56,40 +58,40 @@ class Stored:
     def lead(self) -> int:
         """Take the lead; returns the term."""
         _, lead = self.described()
-        term = leadership.acquire(self.link, self.name, self.generation, lead, "test")
+        term = self.store.leadership.acquire(lead, "test")
         assert term is not None
         return term
 
     def described(self) -> tuple[models.Meta, models.Lead]:
         """What Redis holds of it."""
-        found = models.describe(self.link, [self.name])[self.name]
+        found = self.store.describe()
         assert found is not None
         return found
 
     def fence(self, term: int, log_id: LogId, timeline: int = 1, token: bytes | None = None) -> Fence:
         """What a learner shows with a write."""
-        return Fence(self.name, self.generation, term, timeline, log_id, token)
+        return Fence(term, timeline, log_id, token)
 
     def snapshot(
         self, fence: Fence, state: bytes = b"", keep: Keep = KEEP, loss: float | None = None
     ) -> None:
         """Keep a snapshot, of a model with a fading loss."""
-        snapshots.save(self.link, fence, state, loss, keep)
+        self.store.snapshots.save(fence, state, loss, keep)
 
     def state(self) -> bytes:
         """The state of the newest snapshot."""
-        stored = snapshots.load(self.link, self.name, self.generation)
+        stored = self.store.snapshots.load()
         assert stored is not None
         return stored.state
 
     def checkpoint(self, fence: Fence) -> None:
         """Keep a checkpoint."""
         made = Checkpoint(str(fence.log_id), str(fence.log_id), fence.log_id.position, 0.0, "periodic", "", 0)
-        checkpoints.save(self.link, fence, made, b"", 3)
+        self.store.checkpoints.save(fence, made, b"", 3)
 
     def checkpoints(self) -> list[str]:
         """The ids of its checkpoints."""
-        return [made.id for made in checkpoints.list_all(self.link, self.name)]
+        return [made.id for made in self.store.checkpoints.list_all()]
 
     def beat(self, term: int, published: LogId, timeline: int = 1, size: int = 0) -> object:
         """One heartbeat."""
@@ -122,7 +124,7 @@ class Stored:
 
     def entry(self, log_id: LogId) -> Entry:
         """An entry of the log; where there is none, one that once was."""
-        for entry in read_after(self.link, self.name, LogId(0, 0), 10_000):
+        for entry in self.store.log.read(START, 10_000):
             if entry.log_id == log_id:
                 return entry
         return Entry(log_id, b"gone", b"", 0, NO_ROWS)

@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 from model import OptimizerSpec
 from service.errors import ServiceError
 from service.schemas import Strict
-from service.store import log
-from service.store.connection import Link
+from service.store.log import Log
 
 LEAST_ROWS = 20
 """Observations that a retraining needs at least, of which half must be left for training."""
@@ -98,12 +97,12 @@ class Retraining(Strict):
         return training, validation
 
 
-def start_of(window: Window | None, link: Link, name: str, head: int) -> int:
-    """The position after which a window begins, given that of the log's head."""
-    oldest = log.oldest(link, name, head)
+def start_of(window: Window | None, log: Log, head: int) -> int:
+    """The position after which a window of a log begins; `head` is that of its newest observation."""
+    oldest = log.oldest(head)
     if window is None:
         return oldest
     if window.last is not None:
         return max(oldest, head - window.last)
     assert window.since is not None
-    return max(oldest, log.position_before(link, name, window.since, oldest, head))
+    return max(oldest, log.position_before(window.since, oldest, head))

@@ -7,7 +7,7 @@ from pydantic import Field
 from service.access import NAME
 from service.jobs.retraining import Time
 from service.schemas import Strict
-from service.store.log import Entry
+from service.store.entries import Entry
 
 
 class Undo(Strict):

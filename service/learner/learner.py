@@ -17,9 +17,11 @@ from service.logs import log
 from service.processes import identity
 from service.replay.compiling import compile_loop
 from service.settings import Settings
-from service.store import leadership, models
+from service.store import models
 from service.store.connection import Link
-from service.store.log import parse_entries, parse_read, read_command, token_at
+from service.store.leadership import Sight
+from service.store.log import parse_entries, parse_read, read_command
+from service.store.model_store import ModelStore
 
 ENTRIES_AT_ONCE = 256  # read from a log at once, at most
 UNANSWERED = 1000  # commands sent without their answers being read, at most
@@ -118,7 +120,7 @@ class Learner:
             self._drop(led, "another model took its name")
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
             log.exception("a model cannot be led", model=led.name, step=led.model.step)
-            self._give_up(led.name, led.generation, led.term, error)
+            self._give_up(led.store, led.term, error)
 
     # -- leading ---------------------------------------------------------------------------------------------
 
@@ -136,29 +138,30 @@ class Learner:
         # Half of what is free: learners that start together share the models.
         for name, (meta, lead) in free[: (len(free) + 1) // 2]:
             least = self._last_terms.get(name, 0) + 1
-            term = leadership.acquire(self.link, name, meta.generation, lead, self._holder, least)
+            store = ModelStore(self.link, name, meta.generation)
+            term = store.leadership.acquire(lead, self._holder, least)
             if term is not None:
                 self._last_terms[name] = term
-                self._take_over(name, meta, term)
+                self._take_over(store, meta, term)
 
     def _look_at_unlisted(self, led: LedModel) -> None:
         """Drop a model that is not listed as it was, unless it is there all the same: then list it."""
-        found = models.describe(self.link, [led.name])[led.name]
+        found = led.store.describe()
         models.relist(self.link, led.name)
         if found is None or found[0].generation != led.generation:
             self._drop(led, self._why_gone(led))
 
-    def _take_over(self, name: str, meta: models.Meta, term: int) -> None:
+    def _take_over(self, store: ModelStore, meta: models.Meta, term: int) -> None:
         try:
-            led = LedModel.load(self.settings, self.link, self._saver, name, meta, term)
+            led = LedModel.load(self.settings, store, self._saver, meta, term)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
-            log.exception("a model cannot be loaded", model=name)
-            self._give_up(name, meta.generation, term, error)
+            log.exception("a model cannot be loaded", model=store.name)
+            self._give_up(store, term, error)
             return
-        self.led[name] = led
-        log.info("leads", model=name, term=term, step=led.model.step, timeline=led.timeline)
+        self.led[store.name] = led
+        log.info("leads", model=store.name, term=term, step=led.model.step, timeline=led.timeline)
 
     def _drop(self, led: LedModel, why: str) -> None:
         self.led.pop(led.name, None)
@@ -166,22 +169,21 @@ class Learner:
 
     def _lose(self, led: LedModel) -> None:
         """Leave a model to the learner that leads it. If Redis came back older, that one is to start a new timeline."""
-        token = token_at(self.link, led.name, led.log_id)
+        token = led.store.log.token_at(led.log_id)
         is_gone = None not in (token, led.token) and token != led.token
-        seen = leadership.Sight(led.timeline, led.log_id, led.term, is_gone)
-        if leadership.ask_new_timeline(self.link, led.name, led.generation, seen):
+        if led.store.leadership.ask_new_timeline(Sight(led.timeline, led.log_id, led.term, is_gone)):
             log.error("Redis came back older", model=led.name, step=led.model.step, term=led.term)
         self._drop(led, "another learner leads it")
 
-    def _give_up(self, name: str, generation: bytes, term: int, error: Exception) -> None:
+    def _give_up(self, store: ModelStore, term: int, error: Exception) -> None:
         """Let another learner try a model, say why, and leave it alone for a while."""
-        self.led.pop(name, None)
-        self._bench.sit(name, generation, time.monotonic())
+        self.led.pop(store.name, None)
+        self._bench.sit(store.name, store.generation, time.monotonic())
         with suppress(StoreError):
-            leadership.release(self.link, name, generation, term, f"{type(error).__name__}: {error}"[:1000])
+            store.leadership.release(term, f"{type(error).__name__}: {error}"[:1000])
 
     def _why_gone(self, led: LedModel) -> str:
-        if models.was_deleted(self.link, led.generation):
+        if led.store.was_deleted():
             return "the model was deleted"
         log.error("Redis has lost a model: it came back empty or older", model=led.name, step=led.model.step)
         return "Redis has lost the model"
@@ -297,7 +299,7 @@ class Learner:
                 if led.snapshot_id != led.log_id:
                     self._saver.wait(led.begin_snapshot())
                 led.settle()
-                leadership.release(self.link, led.name, led.generation, led.term)
+                led.store.leadership.release(led.term)
             except StoreError as error:
                 log.warning("could not hand over", model=led.name, error=str(error) or type(error).__name__)
 
@@ -325,7 +327,7 @@ class Learner:
                     self._drop(led, self._why_gone(led))
                 elif found[1].term != led.term:
                     self._lose(led)
-                elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:
+                elif led.token is not None and led.store.log.token_at(led.log_id) != led.token:
                     self._reload(led, "after a reconnect the log is not the one that was applied")
                 else:
                     led.timeline = found[
@@ -338,12 +340,12 @@ class Learner:
     def _reload(self, led: LedModel, why: str) -> None:
         """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""
         log.error("new timeline", model=led.name, step=led.model.step, why=why)
-        timeline = leadership.new_timeline(self.link, led.name, led.generation, led.term, led.timeline + 1)
-        found = models.describe(self.link, [led.name])[led.name]
+        timeline = led.store.leadership.new_timeline(led.term, led.timeline + 1)
+        found = led.store.describe()
         if found is None:
             self._drop(led, self._why_gone(led))
             return
-        fresh = LedModel.load(self.settings, self.link, self._saver, led.name, found[0], led.term)
+        fresh = LedModel.load(self.settings, led.store, self._saver, found[0], led.term)
         fresh.timeline = timeline
         self.led[led.name] = fresh
 
@@ -353,5 +355,5 @@ class Learner:
         if led.timeline < least:
             why = "a web process has seen the model at a later step than the log reaches"
             log.error("new timeline", model=led.name, step=led.model.step, why=why)
-            led.timeline = leadership.new_timeline(self.link, led.name, led.generation, led.term, least)
+            led.timeline = led.store.leadership.new_timeline(led.term, least)
             led.republish = True

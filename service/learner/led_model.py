@@ -18,17 +18,19 @@ from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, 
 from service.learner.log_sizes import LogSizes
 from service.learner.saving import Saver, Saving
 from service.logs import log
-from service.replay.applying import follows
-from service.replay.commands import REPLACING, Sources, apply_command, hyperparameters
+from service.replay.commands import REPLACING, apply_command, hyperparameters
+from service.replay.states import newest_state
 from service.settings import Settings
-from service.store import checkpoints, leadership, models, refusals, snapshots
 from service.store.blocks import Block, join
 from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
-from service.store.leadership import Fence
-from service.store.log import START, Entry, LogId, sizes, token_at
+from service.store.entries import START, Entry, LogId, follows
 from service.store.messages import Publication, Result, publish_command, publish_results_commands
+from service.store.model_part import Fence
+from service.store.model_store import ModelStore
+from service.store.models import Meta
 from service.store.refusals import Refusal
+from service.store.snapshots import Keep
 
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
 FIRST_ROWS = 128  # learned in a turn before it is known what a row costs
@@ -71,10 +73,8 @@ class LedModel:
     """
 
     settings: Settings
-    link: Link
+    store: ModelStore
     saver: Saver
-    name: str
-    generation: bytes
     term: int
     timeline: int
     model: OnlineModel
@@ -112,24 +112,30 @@ class LedModel:
     _capture_seconds: float = 0.0  # of the snapshot that is being written
 
     @classmethod
-    def load(
-        cls, settings: Settings, link: Link, saver: Saver, name: str, meta: models.Meta, term: int
-    ) -> "LedModel":
-        """The model as its newest snapshot has it; without one, as it was created."""
-        spec = ModelSpec.model_validate_json(meta.spec)
-        snapshot = snapshots.load(link, name, meta.generation)
-        model = OnlineModel(spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
-        log_id = START if snapshot is None else snapshot.log_id
-        token = token_at(link, name, log_id) if snapshot is None or snapshot.token is None else snapshot.token
-        led = cls(settings, link, saver, name, meta.generation, term, meta.timeline, model, log_id, token)
+    def load(cls, settings: Settings, store: ModelStore, saver: Saver, meta: Meta, term: int) -> "LedModel":
+        """The model in its newest state."""
+        state = newest_state(store, meta.spec)
+        model, log_id = state.model(), state.log_id
+        token = store.log.token_at(log_id) if state.token is None else state.token
+        led = cls(settings, store, saver, term, meta.timeline, model, log_id, token)
         led.snapshot_id = led.published = led.read_id = log_id
         led.silent_until = meta.head
-        led.rebuilt = model.spec != spec
-        for made in checkpoints.list_all(link, name):
+        led.rebuilt = model.spec != ModelSpec.model_validate_json(meta.spec)
+        for made in store.checkpoints.list_all():
             led.checkpoint_position = max(led.checkpoint_position, made.step)
-        for position, size in sizes(link, name):
+        for position, size in store.log.sizes():
             led.sizes.note(position, size, model.spec)
         return led
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.store.name
+
+    @property
+    def generation(self) -> bytes:
+        """The model's generation."""
+        return self.store.generation
 
     @property
     def spec(self) -> ModelSpec:
@@ -246,7 +252,7 @@ class LedModel:
         if action == "promote":
             failpoints.reach("before-promotion")
         try:
-            model = apply_command(self.model, entry, Sources(self.link, self.name))
+            model = apply_command(self.model, entry, self.store)
         except CommandRefused as error:
             self._refuse(entry, error)
             return
@@ -265,17 +271,17 @@ class LedModel:
             str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
         )
         with self._noticing_loss():
-            refusals.record(self.link, self._fence(entry.log_id, entry.token), refusal)
+            self.store.refusals.record(self._fence(entry.log_id, entry.token), refusal)
         self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
 
     def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:
         self.rebuilt = True
         with self._noticing_loss():
-            leadership.note_rebuild(self.link, self._fence(entry.log_id, entry.token), spec.model_dump_json())
+            self.store.leadership.note_rebuild(self._fence(entry.log_id, entry.token), spec.model_dump_json())
 
     def _fence(self, log_id: LogId, token: bytes | None) -> Fence:
         """What is shown with a write that is about the entry at a log id."""
-        return Fence(self.name, self.generation, self.term, self.timeline, log_id, token)
+        return Fence(self.term, self.timeline, log_id, token)
 
     @contextmanager
     def _noticing_loss(self) -> Iterator[None]:
@@ -303,7 +309,9 @@ class LedModel:
             state = capture()
             made = Checkpoint(str(at), str(log_id), log_id.position, created, reason, note, len(state))
             try:
-                checkpoints.save(link, self._fence(log_id, token), made, state, self.settings.checkpoints)
+                self.store.over(link).checkpoints.save(
+                    self._fence(log_id, token), made, state, self.settings.checkpoints
+                )
             except StoreFull as error:
                 log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
 
@@ -356,11 +364,11 @@ class LedModel:
         capture, log_id, token = self.model.capture(), self.log_id, self.token
         loss = self.model.metrics()["window"]["loss"]
         below = self.sizes.trim_below(self.log_id.position, self.spec)
-        keep = snapshots.Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
+        keep = Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
         self._capture_seconds = time.monotonic() - started
 
         def write(link: Link) -> None:
-            snapshots.save(link, self._fence(log_id, token), capture(), loss, keep)
+            self.store.over(link).snapshots.save(self._fence(log_id, token), capture(), loss, keep)
             self.snapshot_id = log_id
 
         self.snapshot_at = time.monotonic()

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from model import ModelError, ModelSpec, OnlineModel, compare_states
+from model import ModelError, compare_states
 from service.errors import NotFound, StoreError
-from service.replay.applying import apply_entry, entries, follows
-from service.replay.commands import Sources
-from service.store import checkpoints, models, snapshots
+from service.replay.applying import apply_entry
+from service.replay.states import State, newest_state
 from service.store.connection import Link
-from service.store.log import START, LogId, read_after
+from service.store.entries import LogId, follows
+from service.store.model_store import ModelStore
 
 LINK_SECONDS = 30.0  # for states of large models
 
@@ -40,69 +40,59 @@ class Span:
         return f"{self.start} to {self.end}: {outcome}"
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """A whole state that Redis holds; without bytes the model as it was created."""
-
-    log_id: LogId
-    state: bytes | None
-
-
 def verify(link: Link, name: str) -> list[Span]:
     """Replay the log between all states that Redis holds, oldest first; the last is the newest snapshot.
 
     The first is the model as it was created or a checkpoint, if the log still holds all that came after it. Empty if
     there is no snapshot yet. Raises NotFound, StoreError.
     """
-    found = models.describe(link, [name])[name]
+    found = ModelStore(link, name).describe()
     if found is None:
         raise NotFound(f"there is no model {name!r}")
-    snapshot = snapshots.load(link, name, found[0].generation)
-    if snapshot is None:
+    meta, _ = found
+    store = ModelStore(link, name, meta.generation)
+    newest = newest_state(store, meta.spec)
+    if newest.blob is None:
         return []
-    spec = ModelSpec.model_validate_json(found[0].spec)
-    newest = _State(snapshot.log_id, snapshot.state)
-    states = [state for state in _states(link, name) if state.log_id < newest.log_id]
-    states = _within_log(link, name, [*states, newest])
-    return [_replay(link, name, spec, *pair) for pair in pairwise(states)]
+    states = [state for state in _states(store, meta.spec) if state.log_id < newest.log_id]
+    return [_replay(store, *pair) for pair in pairwise(_within_log(store, [*states, newest]))]
 
 
-def _states(link: Link, name: str) -> Iterator[_State]:
-    """The model as it was created, then its checkpoints, oldest first; one for each place in the log."""
-    yield _State(START, None)
-    seen = START
-    for checkpoint in sorted(checkpoints.list_all(link, name), key=lambda made: made.stands_at):
-        state = checkpoints.state(link, name, checkpoint.id)
-        if state is not None and checkpoint.stands_at > seen:
-            seen = checkpoint.stands_at
-            yield _State(seen, state)
+def _states(store: ModelStore, created_by: bytes) -> Iterator[State]:
+    """The model as it was created, then its checkpoints, oldest first; one for each log id."""
+    newest = State(created_by)
+    yield newest
+    for checkpoint in sorted(store.checkpoints.list_all(), key=lambda made: made.state_id):
+        blob = store.checkpoints.state(checkpoint.id)
+        if blob is not None and checkpoint.state_id > newest.log_id:
+            newest = State(created_by, checkpoint.state_id, blob)
+            yield newest
 
 
-def _within_log(link: Link, name: str, states: list[_State]) -> list[_State]:
+def _within_log(store: ModelStore, states: list[State]) -> list[State]:
     """The states after which the log has not been trimmed, and the newest in any case."""
-    for place, state in enumerate(states[:-1]):
-        first = read_after(link, name, state.log_id, 1)
+    for index, state in enumerate(states[:-1]):
+        first = store.log.read(state.log_id, 1)
         if first and follows(state.log_id, first[0]):
-            return states[place:]
+            return states[index:]
     return states[-1:]
 
 
-def _replay(link: Link, name: str, spec: ModelSpec, start: _State, end: _State) -> Span:
+def _replay(store: ModelStore, start: State, end: State) -> Span:
     """Replay from one state to another, and compare."""
-    model = OnlineModel(spec) if start.state is None else OnlineModel.from_bytes(start.state)
+    model = start.model()
     step = model.step
     try:
-        for entry in entries(link, name, start.log_id, end.log_id):
+        for entry in store.log.follow(start.log_id, end.log_id):
             if entry.command is not None and entry.log_id.position == start.log_id.position:
-                step = (
-                    start.log_id.position - 1
-                )  # another build, which ended at this very step, may have obeyed it
-            model = apply_entry(model, entry, Sources(link, name))
+                # Another build, which ended at this very step, may have carried it out.
+                step = start.log_id.position - 1
+            model = apply_entry(model, entry, store)
     except StoreError as error:  # what a command named is gone by now, or the log was trimmed meanwhile
         return Span(start.log_id, end.log_id, gap=str(error))
-    assert end.state is not None
+    assert end.blob is not None
     try:
-        found = compare_states(end.state, model.to_bytes(), step)
+        found = compare_states(end.blob, model.to_bytes(), step)
     except ModelError as error:
         return Span(start.log_id, end.log_id, difference=f"the stored state cannot be read: {error}")
     return Span(start.log_id, end.log_id, found.difference, other_builds=found.other_builds)

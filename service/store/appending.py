@@ -10,7 +10,7 @@ from service.errors import KeyUsed, LogCrowded, WrongGeneration
 from service.store import keys, scripts
 from service.store.blocks import Block
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.entries import LogId
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of a model: whole states at exact places in the log, bounded in number. And the blobs commands name."""
+"""Checkpoints of a model: whole states at exact log ids, bounded in number. And the blobs that commands name."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,9 +6,8 @@ from typing import Literal
 
 from service.errors import BlobGone
 from service.store import keys, scripts
-from service.store.connection import Link
-from service.store.leadership import Fence
-from service.store.log import LogId
+from service.store.entries import LogId
+from service.store.model_part import Fence, ModelPart
 
 Reason = Literal["requested", "periodic", "promotion", "rollback", "weights"]
 """Why a checkpoint was made: on request, by the clock, or before a command that replaces the weights."""
@@ -16,7 +15,7 @@ Reason = Literal["requested", "periodic", "promotion", "rollback", "weights"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint is. `id` is the log id of the entry at which it was made, `log_id` where its state stands."""
+    """One checkpoint. `id` is the log id of the entry at which it was made, `log_id` that of the last entry in it."""
 
     id: str
     log_id: str
@@ -27,40 +26,35 @@ class Checkpoint:
     bytes: int
 
     @property
-    def stands_at(self) -> LogId:
-        """The log id of the last entry that its state has taken."""
+    def state_id(self) -> LogId:
+        """The log id of the last entry in its state."""
         return LogId.parse(self.log_id.encode())
 
 
-def save(link: Link, fence: Fence, made: Checkpoint, state: bytes, most: int) -> None:
-    """Keep a checkpoint; `most` are kept in all. Raises TermLost, StaleWrite, StoreFull."""
-    name = fence.name
-    outcome = link.run(
-        scripts.CHECKPOINT,
-        [
-            *(keys.meta(name), keys.lease(name), keys.log(name)),
-            *(keys.checkpoints(name), keys.checkpoint_states(name)),
-        ],
-        [*fence.arguments, made.id, json.dumps(asdict(made)), state, most],
-    )
-    fence.check(outcome)
+class Checkpoints(ModelPart):
+    """A model's checkpoints and blobs."""
 
+    def save(self, fence: Fence, made: Checkpoint, state: bytes, most: int) -> None:
+        """Store a checkpoint, of which the newest `most` are kept. Raises TermLost, StaleWrite, StoreFull."""
+        name = self.name
+        parts = [keys.log(name), keys.checkpoints(name), keys.checkpoint_states(name)]
+        self.write(scripts.CHECKPOINT, fence, parts, made.id, json.dumps(asdict(made)), state, most)
 
-def list_all(link: Link, name: str) -> list[Checkpoint]:
-    """The model's checkpoints, oldest first."""
-    found = [Checkpoint(**json.loads(value)) for value in link.call("HVALS", keys.checkpoints(name))]
-    return sorted(found, key=lambda made: LogId.parse(made.id.encode()))
+    def list_all(self) -> list[Checkpoint]:
+        """The model's checkpoints, oldest first."""
+        values = self.link.call("HVALS", keys.checkpoints(self.name))
+        found = [Checkpoint(**json.loads(value)) for value in values]
+        return sorted(found, key=lambda made: LogId.parse(made.id.encode()))
 
+    def state(self, checkpoint: str) -> bytes | None:
+        """A checkpoint's state; None if there is no such checkpoint any more."""
+        found: bytes | None = self.link.call("HGET", keys.checkpoint_states(self.name), checkpoint)
+        return found
 
-def state(link: Link, name: str, checkpoint: str) -> bytes | None:
-    """A checkpoint's state; None if there is no such checkpoint any more."""
-    found: bytes | None = link.call("HGET", keys.checkpoint_states(name), checkpoint)
-    return found
-
-
-def command_blob(link: Link, name: str, log_id: LogId, position: int) -> bytes:
-    """What the command at `log_id` names; `position` is where that stands in the log. Raises BlobGone."""
-    blob: bytes | None = link.call("HGET", keys.blobs(name), f"{log_id}:{position}")
-    if blob is None:
-        raise BlobGone(f"model {name}: what the command {log_id} names is gone")
-    return blob
+    def blob(self, command: LogId, position: int | None = None) -> bytes:
+        """What a command names, stored under `position`; None: the command's own. Raises BlobGone."""
+        at = command.position if position is None else position
+        blob: bytes | None = self.link.call("HGET", keys.blobs(self.name), f"{command}:{at}")
+        if blob is None:
+            raise BlobGone(f"model {self.name}: what the command {command} names is gone")
+        return blob

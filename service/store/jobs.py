@@ -10,7 +10,7 @@ from service.errors import StoreUnavailable, WrongGeneration
 from service.store import keys, scripts
 from service.store.appending import NewSchedule
 from service.store.connection import Link
-from service.store.log import Entry, LogId
+from service.store.entries import Entry, LogId
 
 ENDED = {"succeeded", "failed", "cancelled"}
 _FIELDS = (

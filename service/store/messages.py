@@ -9,7 +9,7 @@ import numpy as np
 from service.errors import StoreError
 from service.store import keys
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.entries import LogId
 
 Array = np.ndarray
 

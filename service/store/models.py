@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.errors import NoRoom
 from service.store import keys, scripts
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.entries import LogId
 
 DELETED_REMEMBERED = 10_000  # generations of deleted models
 _META = (

@@ -1,13 +1,12 @@
-"""Commands in the log that could not be carried out: which, and why."""
+"""Commands in the log that were refused: which, and why."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from service.store import keys, scripts
-from service.store.connection import Link
-from service.store.leadership import Fence
-from service.store.log import LogId
+from service.store.entries import LogId
+from service.store.model_part import Fence, ModelPart
 
 MOST = 100
 """Refusals of a model that are kept, the newest."""
@@ -24,29 +23,26 @@ class Refusal:
     token: str = ""
 
     def to_response(self) -> dict[str, Any]:
-        """What a client is told."""
+        """The refusal in a response."""
         return {field: value for field, value in asdict(self).items() if field != "token"}
 
 
-def record(link: Link, fence: Fence, refusal: Refusal) -> None:
-    """Record that a command was refused: every replay refuses it too. Raises TermLost, StaleWrite."""
-    name = fence.name
-    outcome = link.run(
-        scripts.REFUSE,
-        [keys.meta(name), keys.lease(name), keys.log(name), keys.refusals(name)],
-        [*fence.arguments, json.dumps(asdict(refusal)), MOST],
-    )
-    fence.check(outcome)
+class Refusals(ModelPart):
+    """A model's refused commands."""
 
+    def record(self, fence: Fence, refusal: Refusal) -> None:
+        """Record that a command was refused: every replay refuses it too. Raises TermLost, StaleWrite."""
+        parts = [keys.log(self.name), keys.refusals(self.name)]
+        self.write(scripts.REFUSE, fence, parts, json.dumps(asdict(refusal)), MOST)
 
-def at(link: Link, name: str, log_id: LogId, token: bytes) -> Refusal | None:
-    """Why the command at a log id was refused; None if it was not."""
-    found = link.call("HGET", keys.refusals(name), str(log_id))
-    refusal = None if found is None else Refusal(**json.loads(found))
-    return refusal if refusal is not None and refusal.token == token.decode() else None
+    def at(self, log_id: LogId, token: bytes) -> Refusal | None:
+        """Why the command at a log id was refused; None if it was not."""
+        found = self.link.call("HGET", keys.refusals(self.name), str(log_id))
+        refusal = None if found is None else Refusal(**json.loads(found))
+        return refusal if refusal is not None and refusal.token == token.decode() else None
 
-
-def list_all(link: Link, name: str) -> list[Refusal]:
-    """The model's refused commands, oldest first."""
-    found = [Refusal(**json.loads(value)) for value in link.call("HVALS", keys.refusals(name))]
-    return sorted(found, key=lambda refusal: LogId.parse(refusal.log_id.encode()))
+    def list_all(self) -> list[Refusal]:
+        """The model's refused commands, oldest first."""
+        values = self.link.call("HVALS", keys.refusals(self.name))
+        found = [Refusal(**json.loads(value)) for value in values]
+        return sorted(found, key=lambda refusal: LogId.parse(refusal.log_id.encode()))

@@ -7,19 +7,20 @@ from typing import Any
 
 from model import ModelSpec, OnlineModel, StateError
 from service import failpoints
-from service.errors import StoreError
+from service.errors import LogGap, StoreError
 from service.jobs.retraining import LEAST_ROWS, Retraining, start_of
 from service.logs import log
-from service.replay.commands import REPLACING, Sources, apply_command
+from service.replay.commands import REPLACING, apply_command
+from service.replay.states import State
 from service.settings import Settings
-from service.store import models
 from service.store.connection import Link
+from service.store.entries import Entry
 from service.store.jobs import Attempt
-from service.store.log import Entry, read_after
+from service.store.model_store import ModelStore
 from service.trainer.heartbeat import JobHeartbeat, JobLost
 from service.trainer.judging import Losses, Score, Verdict, validation_loss
 from service.trainer.progress import Progress
-from service.trainer.rows import Base, Piece, Rows, base_before, read_pieces
+from service.trainer.rows import Piece, Rows, base_before, read_pieces
 
 BEHIND = 1000  # observations that a candidate may be behind the log's head when it is promoted
 REDIS_TIMEOUT = 10.0  # seconds; candidates can be large
@@ -36,7 +37,7 @@ class Plan:
     start: int
     split: int
     head: int
-    base: Base | None  # a state of the live model from before the validation rows
+    base: State | None  # a state of the live model from before the validation rows
 
     @property
     def counts(self) -> dict[str, int]:
@@ -60,10 +61,11 @@ class Run:
         self.heartbeat = heartbeat
         self.name = attempt.name
         self.request = request
-        found = models.describe(link, [attempt.name])[attempt.name]
+        found = ModelStore(link, attempt.name).describe()
         if found is None:
             raise JobLost
-        self.meta = found[0]
+        self.meta, _ = found
+        self.store = ModelStore(link, attempt.name, self.meta.generation)
         self.asked = Retraining.model_validate_json(json.dumps(request["retrain"]))
         rebuilt = request.get("spec")
         self.rebuilt = None if rebuilt is None else ModelSpec.model_validate_json(json.dumps(rebuilt))
@@ -92,7 +94,7 @@ class Run:
 
     def _load(self) -> tuple[Plan, list[Piece]]:
         head = self.meta.head.position
-        start = start_of(self.asked.window, self.link, self.name, head)
+        start = start_of(self.asked.window, self.store.log, head)
         self.heartbeat.pin = start
         self._enter("loading")
         training, _ = self.asked.counts(head - start)
@@ -100,7 +102,7 @@ class Run:
         first = start if plan.base is None else min(start, plan.base.log_id.position)
         self.heartbeat.pin = first
         self.heartbeat.tell()
-        pieces = read_pieces(self.link, self.name, first, plan.split, head)
+        pieces = read_pieces(self.store, first, plan.split, head)
         # From here on only what comes after the window is needed of the log.
         self.heartbeat.pin = head
         return plan, pieces
@@ -110,7 +112,7 @@ class Run:
 
         If none is old enough, the oldest there is moves the split: fewer rows are left for validation.
         """
-        base = base_before(self.link, self.name, self.meta, split, head)
+        base = base_before(self.store, self.meta.spec, split, head)
         if base is not None and base.log_id.position <= split:
             return Plan(start, split, head, base)
         if self.asked.promote != "if_better" and (self.asked.start == "scratch" or self.rebuilt is not None):
@@ -126,13 +128,12 @@ class Run:
         """The live model as it was before it took the first validation row: replayed, bit for bit."""
         assert plan.base is not None
         model = plan.base.model()
-        sources = Sources(self.link, self.name)
         for piece in pieces:
             if piece.after < plan.base.log_id.position or piece.entry.log_id <= plan.base.log_id:
                 continue
             if piece.position > plan.split or (piece.position == plan.split and piece.entry.command):
                 break
-            model = piece.apply(model, sources)
+            model = piece.apply(model, self.store)
         return model
 
     # -- training --------------------------------------------------------------------------------------------
@@ -200,26 +201,25 @@ class Run:
             live = None  # probabilities and margins do not compare
         before = [None if model is None else validation_loss(model, rows) for model in (candidate, live)]
         ours, theirs = Score(candidate.spec, rows), Score(candidate.spec, rows)
-        sources = Sources(self.link, self.name)
         for piece in pieces:
             if piece.position < plan.split or (piece.position == plan.split and not piece.entry.command):
                 continue
             if plan.base is not None and piece.entry.log_id <= plan.base.log_id:
                 continue
             if piece.entry.command is not None:
-                self._follow(candidate, piece.entry, sources)
-                live = live and apply_command(live, piece.entry, sources)
+                self._follow(candidate, piece.entry)
+                live = live and apply_command(live, piece.entry, self.store)
                 continue
             ours.add(piece.learn(candidate), piece.block)
             if live is not None:
                 theirs.add(piece.learn(live), piece.block)
         return Verdict(Losses(before[0], ours.mean), None if live is None else Losses(before[1], theirs.mean))
 
-    def _follow(self, candidate: OnlineModel, entry: Entry, sources: Sources) -> None:
-        """Commands that the candidate obeys too: its live settings. What replaces weights is not meant for it."""
+    def _follow(self, candidate: OnlineModel, entry: Entry) -> None:
+        """Carry out the commands that concern the candidate too: those that change settings, not weights."""
         assert entry.command is not None
         if entry.command["do"] == "set" and self.rebuilt is None:
-            apply_command(candidate, entry, sources)
+            apply_command(candidate, entry, self.store)
 
     # -- promoting -------------------------------------------------------------------------------------------
 
@@ -266,20 +266,19 @@ class Run:
 
     def _catch_up(self, candidate: OnlineModel, last: Entry, behind: int) -> Entry:
         """Learn what has come since, until no more than `behind` observations are missing."""
-        sources = Sources(self.link, self.name)
-        while entries := read_after(self.link, self.name, last.log_id, 64):
-            for entry in entries:
-                if entry.command is not None:
-                    if entry.command["do"] in REPLACING:
-                        raise JobFailed("the weights were replaced meanwhile, by a rollback or an upload")
-                    self._follow(candidate, entry, sources)
-                else:
-                    if last.log_id.position + len(entry.block) != entry.log_id.position:
-                        raise JobFailed("more observations came meanwhile than the log may keep for a job")
+        try:
+            for entry in self.store.log.follow(last.log_id):
+                if entry.command is None:
                     if not self.skips(entry):
                         candidate.learn(entry.block.features, entry.block.labels, entry.block.weights)
+                elif entry.command["do"] in REPLACING:
+                    raise JobFailed("the weights were replaced meanwhile, by a rollback or an upload")
+                else:
+                    self._follow(candidate, entry)
                 last = entry
-            self.heartbeat.pin = last.log_id.position
+                self.heartbeat.pin = last.log_id.position
+        except LogGap as error:
+            raise JobFailed("more observations came meanwhile than the log may keep for a job") from error
         return last
 
 

@@ -1,62 +1,37 @@
 """What a retraining reads: pieces of the log in order, and a state of the live model from before its validation."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
-from model import ModelSpec, OnlineModel
-from service.errors import StoreError
-from service.replay.commands import Sources, apply_command, entries_between
-from service.store import checkpoints, log, models, snapshots
+from model import OnlineModel
+from service.errors import LogGap
+from service.replay.commands import apply_command
+from service.replay.states import State, newest_state
 from service.store.blocks import Block, join
-from service.store.connection import Link
-from service.store.log import LAST_COMMAND, NO_ROWS, START, Entry, LogId
+from service.store.entries import LAST_COMMAND, NO_ROWS, START, Entry, LogId
+from service.store.model_store import ModelStore
 
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Base:
-    """A state of the live model, and where in the log it stands."""
-
-    log_id: LogId
-    state: bytes | None
-    created_by: bytes
-
-    def model(self) -> OnlineModel:
-        """The model in this state; without one, as it was created."""
-        if self.state is None:
-            return OnlineModel(ModelSpec.model_validate_json(self.created_by))
-        return OnlineModel.from_bytes(self.state)
-
-
-def base_before(link: Link, name: str, meta: models.Meta, position: int, head: int) -> Base | None:
+def base_before(store: ModelStore, created_by: bytes, position: int, head: int) -> State | None:
     """The newest known state at or before a position from which the log can be replayed; else the oldest after it."""
-    oldest = log.oldest(link, name, head)
-    places: list[tuple[LogId, str | None]] = [
-        (made.stands_at, made.id) for made in checkpoints.list_all(link, name)
-    ]
-    snapshot = snapshots.load(link, name, meta.generation)
-    if snapshot is not None:
-        places.append((snapshot.log_id, None))
-    if oldest == 0:
-        places.append((START, ""))
-    places = [place for place in places if oldest <= place[0].position <= head]
-    before = sorted((place for place in places if place[0].position <= position), key=_log_id, reverse=True)
-    after = sorted((place for place in places if place[0].position > position), key=_log_id)
-    for log_id, checkpoint in before + after:
-        if checkpoint == "":
-            return Base(log_id, None, meta.spec)
-        if checkpoint is None and snapshot is not None:
-            return Base(log_id, snapshot.state, meta.spec)
-        state = checkpoints.state(link, name, checkpoint or "")
-        if state is not None:
-            return Base(log_id, state, meta.spec)
+    oldest, newest = store.log.oldest(head), newest_state(store, created_by)
+    checkpoints = {made.state_id: made.id for made in store.checkpoints.list_all()}
+    known = sorted({START, newest.log_id, *checkpoints})
+    known = [log_id for log_id in known if oldest <= log_id.position <= head]
+    before = [log_id for log_id in known if log_id.position <= position]
+    for log_id in [*reversed(before), *known[len(before) :]]:
+        if log_id == newest.log_id:
+            return newest
+        if log_id == START:
+            return State(created_by)
+        blob = store.checkpoints.state(checkpoints[log_id])
+        if blob is not None:
+            return State(created_by, log_id, blob)
     return None
-
-
-def _log_id(place: tuple[LogId, str | None]) -> LogId:
-    return place[0]
 
 
 @dataclass(frozen=True)
@@ -68,10 +43,10 @@ class Piece:
     after: int
     position: int
 
-    def apply(self, model: OnlineModel, sources: Sources) -> OnlineModel:
+    def apply(self, model: OnlineModel, store: ModelStore) -> OnlineModel:
         """Let the live model take it; returns the model to go on with."""
         if self.entry.command is not None:
-            return apply_command(model, self.entry, sources)
+            return apply_command(model, self.entry, store)
         self.learn(model, live=True)
         return model
 
@@ -93,23 +68,18 @@ class Piece:
         ]
 
 
-def read_pieces(link: Link, name: str, after: int, cut: int, to: int) -> list[Piece]:
-    """The log after one position up to and with another, cut at a third. Raises StoreError if it lacks a row.
+def read_pieces(store: ModelStore, after: int, cut: int, to: int) -> list[Piece]:
+    """The log after one position up to and with another, cut at a third. Raises LogGap if it lacks a row.
 
-    Commands that stand at `after` are read too.
+    Commands at the position `after` are read too.
     """
     pieces: list[Piece] = []
-    position: int | None = None
-    before = LogId(after - 1, LAST_COMMAND) if after else START
-    for entry in entries_between(link, name, before, to):
-        rows = len(entry.block)
-        first = entry.log_id.position - rows
-        if first > after if position is None else first != position:
-            raise StoreError(f"the log lacks observations after {position or after}")
+    first = store.log.read(LogId(after - 1, LAST_COMMAND) if after else START, 1)
+    if not first or first[0].log_id.position - len(first[0].block) > after:
+        raise LogGap(f"the log lacks observations after {after}")
+    for entry in chain(first, store.log.follow(first[0].log_id, LogId(to, LAST_COMMAND))):
         position = entry.log_id.position
-        pieces += Piece(entry, entry.block, first, position).cut(cut)
-    if position != to:
-        raise StoreError(f"the log ends at {position}, not at {to}")
+        pieces += Piece(entry, entry.block, position - len(entry.block), position).cut(cut)
     return pieces
 
 

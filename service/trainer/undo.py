@@ -4,8 +4,8 @@ from typing import Any
 
 from model import OnlineModel
 from service.jobs.undo import Undo
-from service.replay.commands import Sources, apply_command, entries_between
-from service.store.log import Entry, LogId, oldest
+from service.replay.commands import apply_command
+from service.store.entries import LAST_COMMAND, Entry, LogId
 from service.trainer.job import JobFailed, Run
 from service.trainer.rows import base_before
 
@@ -21,48 +21,45 @@ class UndoRun(Run):
         undo = Undo.model_validate(self.request["undo"])
         self._enter("loading")
         head = self.meta.head.position
-        start = oldest(self.link, self.name, head)
+        start = self.store.log.oldest(head)
         self.heartbeat.pin = start
         first = self._first(undo, start, head)
-        base = base_before(self.link, self.name, self.meta, first, head)
+        base = base_before(self.store, self.meta.spec, first, head)
         if base is None or base.log_id.position > first:
             raise JobFailed(f"no state of the model from before position {first + 1} is left to go back to")
         self.heartbeat.pin = base.log_id.position
         self._enter("training")
-        candidate, last, counts = self._replay(undo, base.model(), base.log_id, head)
+        candidate, last, counts = self._replay(undo, base.model(), base.log_id, LogId(head, LAST_COMMAND))
         result = {"rows": counts, "undone_from": first + 1, "promoted": True, "why": None}
         self._promote(candidate, last, result)
 
     def _first(self, undo: Undo, start: int, head: int) -> int:
         """The position before the first row that is to be undone. Raises JobFailed if there is none."""
-        for entry in entries_between(self.link, self.name, LogId(start, 0), head):
+        for entry in self.store.log.follow(LogId(start, 0), LogId(head, 0)):
             if undo.covers(entry):
                 return entry.log_id.position - len(entry.block)
         raise JobFailed(f"the log holds no observation of the key {undo.key!r} from then on")
 
     def _replay(
-        self, undo: Undo, model: OnlineModel, after: LogId, head: int
+        self, undo: Undo, model: OnlineModel, after: LogId, to: LogId
     ) -> tuple[OnlineModel, Entry, dict[str, int]]:
         """The model after the log without what is to be undone, the last entry, and how many rows were which."""
-        sources, counts = Sources(self.link, self.name), {"undone": 0, "learned": 0}
-        last, position = None, after.position
-        for entry in entries_between(self.link, self.name, after, head):
-            if entry.command is None and position + len(entry.block) != entry.log_id.position:
-                raise JobFailed("the log was trimmed meanwhile")
-            last, position = entry, entry.log_id.position
+        counts = {"undone": 0, "learned": 0}
+        entry: Entry | None = None
+        for entry in self.store.log.follow(after, to):
             if entry.command is not None:
-                model = self._obey(model, entry, sources)
+                model = self._apply(model, entry)
             elif undo.covers(entry):
                 counts["undone"] += len(entry.block)
             else:
                 model.learn(entry.block.features, entry.block.labels, entry.block.weights)
                 counts["learned"] += len(entry.block)
-        assert last is not None  # there is a row to be undone
-        return model, last, counts
+        assert entry is not None  # there is a row to be undone
+        return model, entry, counts
 
-    def _obey(self, model: OnlineModel, entry: Entry, sources: Sources) -> OnlineModel:
+    def _apply(self, model: OnlineModel, entry: Entry) -> OnlineModel:
         assert entry.command is not None
-        return apply_command(model, entry, sources) if entry.command["do"] in FOLLOWED else model
+        return apply_command(model, entry, self.store) if entry.command["do"] in FOLLOWED else model
 
     def skips(self, entry: Entry) -> bool:
         """Whether the candidate must not learn an entry."""

@@ -13,9 +13,8 @@ from service.errors import (
     StoreUnavailable,
     WrongGeneration,
 )
-from service.store import refusals, snapshots
 from service.store.appending import NewSchedule, append_command
-from service.store.log import LogId
+from service.store.entries import LogId
 from service.web.context import Web
 from service.web.idempotency import another_body, body_digest, new_key, vanished
 from service.web.replicas.replica import ServedModel, missing
@@ -25,7 +24,7 @@ LOOK = 0.01  # seconds between looks at whether it is done
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """Where in the log a command stands, and whether the learner has obeyed it."""
+    """A command's log id, and whether the learner has carried it out."""
 
     log_id: LogId
     done: bool
@@ -76,7 +75,7 @@ def order(
     except KeyUsed:
         raise another_body() from None
     except WrongGeneration as error:
-        raise missing(context.links.mine(), served) from error
+        raise missing(served) from error
     except StoreUnavailable as error:
         raise vanished(error, "nothing was changed", token.decode()) from error
     if log_id is None:
@@ -95,7 +94,7 @@ def _digest(command: dict[str, Any] | None, blob: bytes, schedule: NewSchedule |
 
 def _check_refusal(context: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
     """Raise Conflict if the learner could not carry out the command."""
-    refusal = refusals.at(context.links.mine(), served.name, log_id, token)
+    refusal = served.store.refusals.at(log_id, token)
     if refusal is not None:
         raise Conflict(f"{refusal.detail}; the model is as it was", log_id=str(log_id))
 
@@ -106,8 +105,8 @@ def _wait(context: Web, served: ServedModel, log_id: LogId) -> bool:
     with context.waiting.turn():
         while time.monotonic() < deadline:
             with suppress(StoreUnavailable):  # the command is in the log, whatever Redis does now
-                place = snapshots.place(context.links.mine(), served.name, served.generation)
-                if place is not None and place >= log_id and served.version.log_id >= log_id:
+                kept = served.store.snapshots.log_id()
+                if kept is not None and kept >= log_id and served.version.log_id >= log_id:
                     return True
             time.sleep(LOOK)
     return False

@@ -8,8 +8,8 @@ import pytest
 
 from service.store import jobs, models
 from service.store.connection import Link
+from service.store.entries import START, LogId
 from service.store.jobs import Attempt, JobNews
-from service.store.log import LogId, read_after
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import Stored
@@ -132,7 +132,7 @@ def test_a_cancelled_job_is_never_promoted(stored: Stored) -> None:
     assert jobs.cancel(stored.link, stored.name, attempt.id) == "running"
     assert stored.promote(attempt, HEAD) == "cancelled"
     assert stored.loaded(attempt.id).state == "cancelled"
-    assert all(entry.command is None for entry in read_after(stored.link, stored.name, LogId(0, 0), 100))
+    assert all(entry.command is None for entry in stored.store.log.read(START, 100))
     assert stored.job().state == "queued"
 
 
@@ -206,18 +206,18 @@ def test_the_log_is_not_trimmed_beyond_what_a_running_job_has_pinned(stored: Sto
     attempt = stored.attempt()
     assert attempt.beat(stored.link, 4, "training", None)
     stored.snapshot(stored.fence(term, HEAD), keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
-    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (4, 0)
+    assert stored.store.log.read(START, 1)[0].log_id == (4, 0)
     assert attempt.finish(stored.link, "failed", None)
     stored.append()
     stored.snapshot(stored.fence(term, LogId(11, 0)), keep=Keep(trim_below=8, keep_bytes=10**6, blobs=10))
-    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (8, 0)
+    assert stored.store.log.read(START, 1)[0].log_id == (8, 0)
 
 
 def test_a_pin_that_would_hold_too_many_bytes_is_not_kept(stored: Stored) -> None:
     term = stored.lead()
     assert stored.attempt().beat(stored.link, 4, "training", None)
     stored.snapshot(stored.fence(term, HEAD), keep=Keep(trim_below=8, keep_bytes=10, blobs=10))
-    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (8, 0)
+    assert stored.store.log.read(START, 1)[0].log_id == (8, 0)
 
 
 def test_a_job_that_version_0_1_has_queued_is_claimed(stored: Stored) -> None:

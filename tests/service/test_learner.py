@@ -9,11 +9,12 @@ import pytest
 from model import ModelSpec, OnlineModel
 from service.learner.learner import Learner
 from service.settings import Settings
-from service.store import checkpoints, keys, models, snapshots
+from service.store import keys, models
 from service.store.appending import Append, Limits, append, append_command
 from service.store.blocks import Block
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.entries import LogId
+from service.store.model_store import ModelStore
 from tests.faults import Valkey
 
 SMALL = ModelSpec.model_validate({"task": "regression", "features": 2, "layers": []})
@@ -83,7 +84,9 @@ def steps_until(learner: Learner, name: str, position: int, most: int = 10_000) 
 def stored(link: Link, name: str, generation: bytes, log_id: LogId) -> OnlineModel:
     """The model as the snapshot at a log id has it, once that is written."""
     deadline = time.monotonic() + 20
-    while (snapshot := snapshots.load(link, name, generation)) is None or snapshot.log_id < log_id:
+    while (
+        snapshot := ModelStore(link, name, generation).snapshots.load()
+    ) is None or snapshot.log_id < log_id:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert snapshot.log_id == log_id
@@ -165,7 +168,7 @@ def test_a_checkpoint_before_a_command_is_stored_before_the_snapshot_behind_it(
     while learner.led["small"].log_id < log_id or learner.led["small"].snapshot_id < log_id:
         learner.step()
     assert stored(link, "small", generation, log_id).step == 10
-    assert [made.id for made in checkpoints.list_all(link, "small")] == ["10-1"]
+    assert [made.id for made in ModelStore(link, "small").checkpoints.list_all()] == ["10-1"]
 
 
 def test_a_gap_in_the_log_is_noticed_and_told(link: Link, learner: Learner) -> None:

@@ -16,7 +16,7 @@ from service.store import models
 from service.store.appending import Append, Appended, append
 from service.store.blocks import Block
 from service.store.connection import Link
-from service.store.log import Entry, LogId, read_after
+from service.store.entries import Entry, LogId
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import LIMITS, Stored
@@ -49,7 +49,7 @@ def sent(stored: Stored, wanted: Append) -> Appended:
 
 
 def positions(stored: Stored) -> list[int]:
-    return [entry.log_id.position for entry in read_after(stored.link, stored.name, START, 100)]
+    return [entry.log_id.position for entry in stored.store.log.read(START, 100)]
 
 
 def test_a_key_appends_once(stored: Stored) -> None:
@@ -173,7 +173,7 @@ def test_thousands_of_commands_fit_between_two_observations(stored: Stored) -> N
     for _ in range(1500):
         stored.command(do="set", learning_rate=0.5)
     stored.append()
-    ids = [entry.log_id for entry in read_after(stored.link, stored.name, LogId(1, 1023), 1000)]
+    ids = [entry.log_id for entry in stored.store.log.read(LogId(1, 1023), 1000)]
     assert ids[0] == (1, 1024)
     assert ids[-2:] == [(1, 1500), (2, 0)]
 

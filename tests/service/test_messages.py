@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from service.errors import StoreError
-from service.store.log import LogId
+from service.store.entries import LogId
 from service.store.messages import Publication
 
 PUBLICATION = Publication(

@@ -13,7 +13,7 @@ from service.store import jobs, models
 from service.store import schedules as stored_schedules
 from service.store.appending import NewSchedule, append_command
 from service.store.connection import Link
-from service.store.log import LogId
+from service.store.entries import LogId
 from tests.faults import Valkey
 from tests.stored import Stored
 

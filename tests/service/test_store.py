@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from service.errors import StaleWrite, TermLost
-from service.store import leadership, refusals, snapshots
 from service.store.connection import Link
-from service.store.log import LogId, read_after
+from service.store.entries import START, LogId
 from service.store.refusals import Refusal
 from service.store.snapshots import Keep
 from tests.faults import Valkey
@@ -35,7 +34,7 @@ def test_a_candidate_whose_following_rows_were_trimmed_is_not_promoted(stored: S
         stored.append()
     attempt = stored.attempt()
     stored.snapshot(stored.fence(term, LogId(20, 0)), keep=Keep(trim_below=15, keep_bytes=1, blobs=10))
-    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (15, 0)
+    assert stored.store.log.read(START, 1)[0].log_id == (15, 0)
     assert stored.promote(attempt, LogId(10, 0)) == "gone"
     assert stored.promote(attempt, LogId(20, 0)) == "appended"
 
@@ -48,14 +47,14 @@ def test_a_late_snapshot_never_overwrites_a_newer_one(stored: Stored) -> None:
     with pytest.raises(StaleWrite):
         stored.snapshot(stored.fence(term, LogId(2, 0)), b"late", Keep(trim_below=2, keep_bytes=1, blobs=1))
     assert stored.state() == b"new"
-    assert read_after(stored.link, stored.name, LogId(0, 0), 1)[0].log_id == (1, 0)
+    assert stored.store.log.read(START, 1)[0].log_id == (1, 0)
 
 
 def test_a_late_snapshot_of_an_earlier_timeline_never_overwrites_one_of_a_later(stored: Stored) -> None:
     term = stored.lead()
     for _ in range(5):
         stored.append()
-    assert leadership.new_timeline(stored.link, stored.name, stored.generation, term, 2) == 2
+    assert stored.store.leadership.new_timeline(term, 2) == 2
     stored.snapshot(stored.fence(term, LogId(2, 0), timeline=2), b"new")
     with pytest.raises(StaleWrite):
         stored.snapshot(stored.fence(term, LogId(5, 0)), b"late")
@@ -86,20 +85,20 @@ def test_nothing_is_written_by_a_learner_whose_term_is_over(stored: Stored) -> N
     for write in (
         lambda: stored.snapshot(fence, b"late"),
         lambda: stored.checkpoint(fence),
-        lambda: leadership.note_rebuild(stored.link, fence, "{}"),
-        lambda: refusals.record(stored.link, fence, refusal),
-        lambda: leadership.new_timeline(stored.link, stored.name, stored.generation, old, 2),
+        lambda: stored.store.leadership.note_rebuild(fence, "{}"),
+        lambda: stored.store.refusals.record(fence, refusal),
+        lambda: stored.store.leadership.new_timeline(old, 2),
     ):
         with pytest.raises(TermLost):
             write()
     assert isinstance(stored.beat(old, LogId(1, 0)), TermLost)
-    leadership.release(stored.link, stored.name, stored.generation, old, "late")
+    stored.store.leadership.release(old, "late")
     meta, lead = stored.described()
     assert (lead.term, lead.counter, lead.failure, lead.published) == (new, 1, "", (0, 0))
     assert (meta.timeline, meta.rebuilt) == (1, None)
-    assert snapshots.load(stored.link, stored.name, stored.generation) is None
+    assert stored.store.snapshots.load() is None
     assert stored.checkpoints() == []
-    assert refusals.list_all(stored.link, stored.name) == []
+    assert stored.store.refusals.list_all() == []
 
 
 def test_what_was_published_last_does_not_go_back_on_a_takeover(stored: Stored) -> None:
@@ -120,9 +119,9 @@ def test_a_late_note_of_a_rebuild_does_not_replace_a_newer_one(stored: Stored) -
     term = stored.lead()
     for _ in range(3):
         stored.append()
-    leadership.note_rebuild(stored.link, stored.fence(term, LogId(3, 0)), "new")
+    stored.store.leadership.note_rebuild(stored.fence(term, LogId(3, 0)), "new")
     with pytest.raises(StaleWrite):
-        leadership.note_rebuild(stored.link, stored.fence(term, LogId(2, 0)), "late")
+        stored.store.leadership.note_rebuild(stored.fence(term, LogId(2, 0)), "late")
     assert stored.described()[0].rebuilt == b"new"
 
 
@@ -130,7 +129,7 @@ def test_the_lead_is_not_taken_if_the_heartbeat_has_moved_since_it_was_looked_at
     term = stored.lead()
     _, seen = stored.described()
     stored.beat(term, LogId(0, 0))
-    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "another") is None
+    assert stored.store.leadership.acquire(seen, "another") is None
     _, seen = stored.described()
-    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "another") == term + 1
-    assert leadership.acquire(stored.link, stored.name, stored.generation, seen, "a third") is None
+    assert stored.store.leadership.acquire(seen, "another") == term + 1
+    assert stored.store.leadership.acquire(seen, "a third") is None

@@ -3,10 +3,13 @@
 import pytest
 
 from model import ModelSpec
-from service.store.log import LogId
+from service.store.connection import Link
+from service.store.entries import LogId
+from service.store.model_store import ModelStore
 from service.store.models import Lead
 from service.web.replicas.replica import Codec, ModelVersion, ServedModel
 
+STORE = ModelStore(Link("unix:///nowhere", 1), "m", b"generation")
 CODEC = Codec.of(ModelSpec.model_validate({"task": "binary", "features": 1}))
 
 
@@ -17,7 +20,7 @@ def version(timeline: int, term: int, position: int, command: int = 0) -> ModelV
 @pytest.fixture
 def served() -> ServedModel:
     """A model at 10-1 of timeline 2, published by the learner of term 5."""
-    return ServedModel("m", b"generation", 0.0, CODEC, version(2, 5, 10, 1), Lead(5, 1, LogId(10, 1)))
+    return ServedModel(STORE, 0.0, CODEC, version(2, 5, 10, 1), Lead(5, 1, LogId(10, 1)))
 
 
 NEWER = [version(2, 5, 11), version(2, 5, 10, 2), version(2, 6, 11), version(3, 5, 0), version(3, 6, 4)]

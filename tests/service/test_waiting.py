@@ -8,8 +8,10 @@ import pytest
 
 from model import ModelSpec, OnlineModel
 from service.errors import Unavailable
-from service.store.log import LogId
+from service.store.connection import Link
+from service.store.entries import LogId
 from service.store.messages import Result
+from service.store.model_store import ModelStore
 from service.store.models import Lead
 from service.web.replicas.replica import Codec, ModelVersion, ServedModel
 from service.web.waiting import Waiter, Waiting
@@ -31,7 +33,9 @@ def version(position: int, timeline: int = 1, term: int = 1, codec: Codec = CODE
 
 @pytest.fixture
 def served() -> ServedModel:
-    return ServedModel("m", ONE, 0.0, CODEC, version(5), Lead(1, 1, LogId(5, 0)))
+    return ServedModel(
+        ModelStore(Link("unix:///nowhere", 1), "m", ONE), 0.0, CODEC, version(5), Lead(1, 1, LogId(5, 0))
+    )
 
 
 def test_a_result_goes_to_who_waits_for_this_token_of_this_generation() -> None:

@@ -86,13 +86,14 @@ class Truth:
     """Watches the server."""
 
     def __init__(self, server: Server) -> None:
-        from service.replay.commands import Sources, apply_command
+        from service.replay.commands import apply_command
         from service.store import keys
         from service.store.connection import Link
-        from service.store.log import START, Entry, LogId
+        from service.store.entries import START, Entry, LogId
+        from service.store.model_store import ModelStore
 
         self._keys, self._start, self._entry, self._log_id = keys, START, Entry, LogId
-        self._sources, self._apply_command = Sources, apply_command
+        self._store, self._apply_command = ModelStore, apply_command
         self._server = server
         self._link = Link(f"unix://{server.path}", 5.0)
         self.books: dict[tuple[str, bytes], Book] = {}
@@ -186,7 +187,7 @@ class Truth:
             if not book.broken:
                 try:
                     book.reference = self._apply_command(
-                        book.reference, entry, self._sources(self._link, book.name)
+                        book.reference, entry, self._store(self._link, book.name)
                     )
                 except Exception as error:  # noqa: BLE001 - then what it makes is not known
                     if type(error).__name__ == "CommandRefused":
@@ -240,7 +241,7 @@ class Truth:
             return
         first = real("XRANGE", keys.log(name), f"({stands_at}", "+", "COUNT", "1")
         entry = self._entry.parse(*first[0]) if first else None
-        from service.replay.applying import follows
+        from service.store.entries import follows
 
         if entry is None or not follows(stands_at, entry):
             what = (

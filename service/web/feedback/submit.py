@@ -90,7 +90,7 @@ class Feedback:
                 label_bytes=self._settings.label_bytes,
             )
         except WrongGeneration as error:
-            raise missing(self._links.mine(), served) from error
+            raise missing(served) from error
         except (StoreUnavailable, StoreFull) as error:
             raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
 
@@ -241,7 +241,7 @@ class Feedback:
                 *(known, context.to_bytes(), self._settings.answer_bytes),
             )
         except WrongGeneration as error:
-            raise missing(self._links.mine(), served) from error
+            raise missing(served) from error
         except (StoreUnavailable, StoreFull) as error:
             raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
         return None if other is None else Seen.parse(other)
@@ -293,7 +293,7 @@ class Feedback:
                 request.is_unknown = request.is_unknown and not (appended.position or appended.seen)
                 return appended
             except WrongGeneration as error:
-                raise missing(self._links.mine(), served) from error
+                raise missing(served) from error
             except StoreFull as error:
                 raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
             except StoreUnavailable as error:

@@ -10,12 +10,12 @@ from pydantic_core import from_json, to_json
 
 from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel, Predictor
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
-from service.replay.applying import apply_entry, entries
-from service.replay.commands import Sources, hyperparameters
-from service.store import models, snapshots
-from service.store.connection import Link
-from service.store.log import START, LogId
-from service.store.snapshots import Snapshot
+from service.replay.applying import apply_entry
+from service.replay.commands import hyperparameters
+from service.replay.states import State, newest_state
+from service.store import models
+from service.store.entries import START, LogId
+from service.store.model_store import ModelStore
 from service.web import loop
 
 LATE = 1.2  # seconds without a heartbeat after which a learner is late
@@ -114,8 +114,7 @@ class ModelVersion:
 class ServedModel:
     """One model, in one generation: what is fixed, its newest version, and what is known of its learner and its log."""
 
-    name: str
-    generation: bytes
+    store: ModelStore
     created: float
     created_by: Codec
     version: ModelVersion
@@ -135,6 +134,16 @@ class ServedModel:
     _waiting: dict[Any, tuple[int, int]] = field(
         default_factory=dict
     )  # lock of who waits -> for which timeline and step
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.store.name
+
+    @property
+    def generation(self) -> bytes:
+        """The model's generation."""
+        return self.store.generation
 
     @property
     def spec(self) -> ModelSpec:
@@ -222,31 +231,25 @@ class ServedModel:
         return time.monotonic() - self.beat_at > LATE
 
 
-def load(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> ServedModel:
-    """Read a model's newest snapshot; without one, it is as it was created. Raises StoreError, ModelError."""
-    snapshot = snapshots.load(link, name, meta.generation)
-    created_by, version = loop.run(_read, meta, snapshot, long=True)
+def load(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ServedModel:
+    """Read a model in its newest state. Raises StoreError, ModelError."""
+    state = newest_state(store, meta.spec)
+    created_by, version = loop.run(_read, meta, state, long=True)
     floor = meta.timeline, meta.head
     return ServedModel(
-        *(name, meta.generation, meta.created, created_by, version, lead),
+        *(store, meta.created, created_by, version, lead),
         head=meta.head,
         floor=None if version.order >= floor else floor,
     )
 
 
-def _read(meta: models.Meta, snapshot: Snapshot | None) -> tuple[Codec, ModelVersion]:
-    """The spec that the model was created by, and its version in a snapshot."""
+def _read(meta: models.Meta, state: State) -> tuple[Codec, ModelVersion]:
+    """The spec that the model was created by, and its version in a state."""
     created_by = Codec.of(ModelSpec.model_validate_json(meta.spec))
-    model = _model(meta, snapshot)
+    model = state.model()
     codec = created_by if model.spec == created_by.spec else Codec.of(model.spec)
-    timeline, log_id = (meta.timeline, START) if snapshot is None else (snapshot.timeline, snapshot.log_id)
-    return created_by, _version(codec, model, timeline, log_id)
-
-
-def _model(meta: models.Meta, snapshot: Snapshot | None) -> OnlineModel:
-    if snapshot is None:
-        return OnlineModel(ModelSpec.model_validate_json(meta.spec))
-    return OnlineModel.from_bytes(snapshot.state)
+    timeline = meta.timeline if state.timeline is None else state.timeline
+    return created_by, _version(codec, model, timeline, state.log_id)
 
 
 def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> ModelVersion:
@@ -261,27 +264,26 @@ def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> 
     )
 
 
-def replay(link: Link, name: str, meta: models.Meta, lead: models.Lead) -> ModelVersion:
-    """The model as the log has it: from the newest snapshot to the log's end, if that does not take too long.
+def replay(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ModelVersion:
+    """The model as the log has it: from the newest state to the log's end, if that does not take too long.
 
     For a model that nobody leads: others have served it later than the snapshot. Takes seconds. Raises StoreError.
     """
-    snapshot = snapshots.load(link, name, meta.generation)
-    model = _model(meta, snapshot)
-    log_id = START if snapshot is None else snapshot.log_id
+    state = newest_state(store, meta.spec)
+    model, log_id = state.model(), state.log_id
     deadline = time.monotonic() + REPLAY_SECONDS
-    for entry in entries(link, name, log_id, meta.head):
-        model = apply_entry(model, entry, Sources(link, name))
+    for entry in store.log.follow(log_id, meta.head):
+        model = apply_entry(model, entry, store)
         log_id = entry.log_id
         if log_id >= lead.published and time.monotonic() > deadline:
             break
     return _version(Codec.of(model.spec), model, meta.timeline, log_id)
 
 
-def missing(link: Link, served: ServedModel) -> Problem:
-    """What a client is told of a model that Redis has not: NotFound if it was deleted, Unavailable if it was lost."""
+def missing(served: ServedModel) -> Problem:
+    """The problem of a model that Redis does not have: NotFound if it was deleted, Unavailable if it was lost."""
     try:
-        if models.was_deleted(link, served.generation):
+        if served.store.was_deleted():
             return NotFound(f"model {served.name} was deleted")
     except StoreUnavailable as error:
         return Unavailable(f"{error}; nothing was written", retry_after=1)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from service.counters import REDIS_TROUBLES
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
-from service.store import leadership, models
+from service.store import models
 from service.store.connection import Link, Links
-from service.store.log import LogId, read_after, token_at
+from service.store.entries import START, LogId
+from service.store.leadership import Sight
 from service.store.messages import Message, Publication, Subscription, parse_results
+from service.store.model_store import ModelStore
 from service.web import loop
 from service.web.replicas.replica import ModelVersion, ServedModel, load, replay
 from service.web.waiting import Waiting
@@ -21,9 +23,7 @@ POLL_START = 0.05  # seconds between looks until the models are where others hav
 ALONE = (
     3.0  # seconds without a heartbeat after which a process that starts takes a model along the log itself
 )
-START = (
-    10.0  # seconds after which a process is ready, though some models are not where others have served them
-)
+START_UP = 10.0  # seconds after which a process is ready, though it has not caught up with some models
 DEAF = 0.5  # seconds after a republication was asked for within which it must have come
 TICK = 0.25  # seconds that the listener waits at a time
 QUIET = 3.0  # seconds without a message or a sign of life after which a subscription is dead
@@ -108,7 +108,7 @@ class Replicas:
         if served is not None and served.generation == meta.generation:
             return served
         try:
-            served = load(link, name, meta, lead)
+            served = load(ModelStore(link, name, meta.generation), meta, lead)
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -225,7 +225,7 @@ class Replicas:
     def _see_whether_ready(self) -> None:
         """A process is ready when each model is where others have served it, or has had its time."""
         waited = time.monotonic() - self._compared_at
-        if waited > START or not (self._busy or any(served.floor is not None for served in self.all())):
+        if waited > START_UP or not (self._busy or any(served.floor is not None for served in self.all())):
             self._ready.set()
 
     def _compare(self) -> None:
@@ -314,7 +314,7 @@ class Replicas:
         log.warning("no learner: this process replays the log", model=served.name, step=served.version.step)
         try:
             served.swap(
-                loop.run(_replay, self._links.url, self._links.timeout, served.name, meta, lead, long=True)
+                loop.run(_replay, self._links.url, self._links.timeout, served.store, meta, lead, long=True)
             )
         except StoreUnavailable:
             raise
@@ -324,7 +324,7 @@ class Replicas:
 
     def _ask_again(self, served: ServedModel, now: float) -> None:
         """Ask for what was published and has not arrived. If nothing at all comes then, subscribe anew."""
-        leadership.ask_republication(self._poll_link, served.name, served.generation)
+        served.store.over(self._poll_link).leadership.ask_republication()
         if served.behind_since is None:
             served.behind_since = now
         elif now - served.behind_since > DEAF and served.has_learner and not self._subscription.reading:
@@ -335,10 +335,11 @@ class Replicas:
 
     def _gone(self, served: ServedModel) -> None:
         """A model is gone from Redis: deleted, or lost. One that was lost is still served as it was, and told of."""
-        found = models.describe(self._poll_link, [served.name])[served.name]
+        store = served.store.over(self._poll_link)
+        found = store.describe()
         if found is not None and found[0].generation == served.generation:
             return  # it is being created
-        if models.was_deleted(self._poll_link, served.generation):
+        if store.was_deleted():
             self.forget(served.name)
         else:
             self._lost.add(served.name)
@@ -355,11 +356,11 @@ class Replicas:
         meta = found[0]
         if meta.timeline > served.version.timeline:
             return
-        at = LogId(position, 0)
-        there = token_at(self._poll_link, name, at)
+        at, log_of_model = LogId(position, 0), served.store.over(self._poll_link).log
+        there = log_of_model.token_at(at)
         if there is None:
             # Trimmed, if what comes after it comes right after it; else it was never in this log.
-            oldest = read_after(self._poll_link, name, LogId(0, 0), 1)
+            oldest = log_of_model.read(START, 1)
             if meta.head >= at and oldest and oldest[0].log_id > at:
                 return
         if there != token:
@@ -375,8 +376,8 @@ class Replicas:
         if not is_gone and (meta.timeline, meta.head) >= seen.order and lead.term >= term:
             return False
         # Redis may have gone on since it was asked: it looks again before it asks.
-        sight = leadership.Sight(seen.timeline, seen.log_id, term, is_gone)
-        older = leadership.ask_new_timeline(self._poll_link, served.name, served.generation, sight)
+        sight = Sight(seen.timeline, seen.log_id, term, is_gone)
+        older = served.store.over(self._poll_link).leadership.ask_new_timeline(sight)
         if older:
             served.note_older()
             what = f"this process has seen the model at {seen.log_id}, the log of Redis ends at {meta.head}"
@@ -393,10 +394,12 @@ class Replicas:
             log.error("trouble with a model", model=name, trouble=trouble)
 
 
-def _replay(url: str, timeout: float, name: str, meta: models.Meta, lead: models.Lead) -> ModelVersion:
+def _replay(
+    url: str, timeout: float, store: ModelStore, meta: models.Meta, lead: models.Lead
+) -> ModelVersion:
     """A replay with a connection of its own: it runs in a thread beside the loop."""
     link = Link(url, timeout)
     try:
-        return replay(link, name, meta, lead)
+        return replay(store.over(link), meta, lead)
     finally:
         link.close()

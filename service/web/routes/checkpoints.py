@@ -8,7 +8,6 @@ from flask import Blueprint, Response
 from pydantic import Field
 
 from service.schemas import Strict, parse
-from service.store import checkpoints
 from service.web.commands import order
 from service.web.context import answer, has_body, idempotency_key, json_body, web
 
@@ -31,8 +30,7 @@ class RollbackRequest(Strict):
 def list_checkpoints(name: str) -> Response:
     """The model's checkpoints, oldest first, and what they take."""
     context = web()
-    context.served(name)
-    found = checkpoints.list_all(context.links.mine(), name)
+    found = context.served(name).store.checkpoints.list_all()
     return answer(
         {
             "model": name,

@@ -7,9 +7,10 @@ from flask import Blueprint, Response
 
 from service.errors import Conflict, NotFound
 from service.jobs.retraining import NOT_BETTER
-from service.store import jobs, refusals
+from service.store import jobs
 from service.store.connection import Link
 from service.store.jobs import Job, token_of
+from service.store.model_store import ModelStore
 from service.web.context import answer, web
 
 routes = Blueprint("jobs", __name__)
@@ -39,7 +40,7 @@ def list_of_model(name: str) -> Response:
 
 def _refusals(link: Link, name: str) -> dict[str, str]:
     """Why the learner refused commands of a model, by their tokens."""
-    return {refusal.token: refusal.detail for refusal in refusals.list_all(link, name)}
+    return {refusal.token: refusal.detail for refusal in ModelStore(link, name).refusals.list_all()}
 
 
 @routes.delete("/v1/jobs/<job_id>")

@@ -16,12 +16,13 @@ from service.jobs import schedules
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.logs import log
+from service.replay.states import newest_state
 from service.schemas import Strict, parse, problem
-from service.store import jobs, models, pending, refusals, snapshots
+from service.store import jobs, models, pending
 from service.store import schedules as stored_schedules
 from service.store.appending import NewSchedule
+from service.store.entries import LogId
 from service.store.jobs import Job
-from service.store.log import LogId
 from service.store.models import Room
 from service.web import loop
 from service.web.access import may_see
@@ -147,25 +148,22 @@ def _rebuild(
     job = _rebuild_under_way(context, served, spec)
     if job is not None:
         return retrain.accepted(job)
-    if (
-        _spec_in_force(context, served) == spec
-    ):  # only the schedule is another one, or the rebuild has just been done
+    if _spec_in_force(served) == spec:  # only the schedule is another one, or the rebuild has just been done
         if wanted is not None:
             order(context, served, None, idempotency_key(), schedule=wanted)
         stored_schedules.note_put(link, name, served.generation, put)
         return answer(_described(context, served))
     body = Retraining(start="scratch", promote="always")
-    retrain.check_rows(context, served, body)
+    retrain.check_rows(served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
     return retrain.start(context, served, asked, idempotency_key(), raw, wanted, put)
 
 
-def _spec_in_force(context: Web, served: ServedModel) -> ModelSpec:
+def _spec_in_force(served: ServedModel) -> ModelSpec:
     """The spec that a model is of now, as Redis has it."""
-    link = context.links.mine()
-    found = models.describe(link, [served.name])[served.name]
+    found = served.store.describe()
     if found is None:
-        raise missing(link, served)
+        raise missing(served)
     return ModelSpec.model_validate_json(found[0].current_spec)
 
 
@@ -177,8 +175,8 @@ def _rebuild_under_way(context: Web, served: ServedModel, spec: ModelSpec) -> Jo
         return None
     if newest.log_id is None:
         return None if newest.state in jobs.ENDED else newest
-    place = snapshots.place(link, name, served.generation)
-    is_done = place is not None and place >= LogId.parse(newest.log_id.encode())
+    kept = served.store.snapshots.log_id()
+    is_done = kept is not None and kept >= LogId.parse(newest.log_id.encode())
     return None if is_done else newest
 
 
@@ -227,8 +225,7 @@ def diagnostics(name: str) -> Response:
     """How the network is doing inside, with advice; as of the newest snapshot."""
     context = web()
     served = context.served(name)
-    snapshot = snapshots.load(context.links.mine(), name, served.generation)
-    model = OnlineModel(served.spec) if snapshot is None else OnlineModel.from_bytes(snapshot.state)
+    model = newest_state(served.store, served.created_by.spec_json.encode()).model()
     return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
 
 
@@ -319,9 +316,9 @@ def _live(context: Web, served: ServedModel) -> dict[str, Any]:
     """What may have changed since the model was created; nothing of it while Redis is away."""
     job = scheduled = None
     try:
-        found = models.describe(context.links.mine(), [served.name])[served.name]
+        found = served.store.describe()
         scheduled = schedules.load(context.links.mine(), served.name)
-        refused = refusals.list_all(context.links.mine(), served.name)
+        refused = served.store.refusals.list_all()
     except StoreUnavailable:
         return {"hyperparameters": None, "retrain": None, "job": None, "refusals": None}
     if found is not None:

@@ -16,7 +16,7 @@ from service.errors import (
 from service.jobs.retraining import Retraining, TooFewRows, start_of
 from service.jobs.undo import Undo
 from service.schemas import parse
-from service.store import jobs, models
+from service.store import jobs
 from service.store.appending import NewSchedule
 from service.store.jobs import Job
 from service.web.context import Web, answer, idempotency_key, json_body, web
@@ -35,7 +35,7 @@ def retrain(name: str) -> Response:
     raw = json_body()
     body = parse(Retraining, raw)
     check_limits(context, body)
-    check_rows(context, served, body)
+    check_rows(served, body)
     request = {"retrain": body.model_dump(mode="json"), "by": "request"}
     return start(context, served, request, idempotency_key(), raw)
 
@@ -48,15 +48,14 @@ def check_limits(context: Web, body: Retraining, prefix: str = "") -> None:
         raise Invalid.at(f"{prefix}/epochs", detail)
 
 
-def check_rows(context: Web, served: ServedModel, body: Retraining) -> None:
+def check_rows(served: ServedModel, body: Retraining) -> None:
     """Refuse a window with too few rows. Raises Problem."""
-    link = context.links.mine()
-    found = models.describe(link, [served.name])[served.name]
+    found = served.store.describe()
     if found is None:
-        raise missing(link, served)
+        raise missing(served)
     head = found[0].head.position
     try:
-        body.counts(head - start_of(body.window, link, served.name, head))
+        body.counts(head - start_of(body.window, served.store.log, head))
     except TooFewRows as error:
         raise Invalid.at("/window", str(error)) from None
 
@@ -80,7 +79,7 @@ def start(
             link, name, served.generation, job_id, request, digest, token, schedule=schedule, put=put
         )
     except WrongGeneration as error:
-        raise missing(link, served) from error
+        raise missing(served) from error
     except StoreUnavailable as error:
         raise vanished(error, "no job was started", token) from error
     if started.outcome == "different":

@@ -13,7 +13,7 @@ from model.committee import drift_report, leader_report, leading_member, members
 from model.parameters import layout_of, named_views
 from model.program import SKIPPED, STEP
 from model.spec import ModelSpec
-from model.state import LIVE_LEARNING_RATE, Arrays
+from model.state import LIVE_CLIP_NORM, LIVE_LEARNING_RATE, Arrays
 
 ENOUGH_STEPS = 500  # since the notes were last cleared; before that nothing is found
 DEAD_AFTER = 1000  # steps without activity
@@ -28,6 +28,10 @@ SLOW_IMPROVEMENT = 1e-3
 LARGE_IMPROVEMENT = 0.5
 STILL_NEAR_FIRST = 0.9
 """Where a finding starts. Improvement is the share of a row's own loss that its step takes away."""
+
+CLIP_ADVICE = (
+    "set clip_norm (20 is the default), without which one observation of a large weight ruins a model"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Signs:
     resets: int
     skipped: int
     learning_rate: float
+    is_clipped: bool  # there is a clip_norm
     recent: float
     first: float
     best: float
@@ -68,6 +73,7 @@ def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
         resets=int(notes[monitor.RESETS] + notes[monitor.OVERFLOW]),
         skipped=int(counters[SKIPPED]),
         learning_rate=float(arrays["live"][0, LIVE_LEARNING_RATE]),
+        is_clipped=bool(arrays["live"][0, LIVE_CLIP_NORM] > 0.0),
         recent=float(served[monitor.RECENT]),
         first=float(served[monitor.FIRST]),
         best=float(served[monitor.BEST]),
@@ -146,7 +152,7 @@ def _exploding(signs: Signs) -> Iterator[Finding]:
         yield Finding(
             "exploding_gradients",
             f"gradients have a norm of {largest.gradient_norm:.1e} in {largest.name}",
-            "set clip_norm (20 is the default), lower the learning rate, scale the inputs (scaling: standard), use "
+            f"{CLIP_ADVICE}, lower the learning rate, scale the inputs (scaling: standard), use "
             "batch_norm or fewer layers",
             largest.name,
         )
@@ -161,7 +167,7 @@ def _rate_too_large(signs: Signs) -> Iterator[Finding]:
         detail = (
             f"the loss of the last 100 observations is {signs.recent:.3g}, it was {signs.best:.3g} at best"
         )
-        yield Finding("loss_diverges", detail, advice)
+        yield Finding("loss_diverges", detail, advice if signs.is_clipped else f"{advice}; {CLIP_ADVICE}")
     elif signs.overshoot > OVERSHOOT_SHARE:
         detail = f"{signs.overshoot:.0%} of the steps raise the loss of the very observation they learn"
         yield Finding("loss_oscillates", detail, advice)
@@ -189,8 +195,7 @@ def _skipped(signs: Signs) -> Iterator[Finding]:
         yield Finding(
             "skipped_observations",
             f"{signs.skipped} observations were skipped: learning them would have made numbers infinite",
-            "look for extreme values in features and labels, scale the inputs, set clip_norm, lower the learning "
-            "rate",
+            f"{CLIP_ADVICE}, look for extreme values in features and labels, scale the inputs, lower the learning rate",
         )
 
 
@@ -200,7 +205,7 @@ def _reset(signs: Signs) -> Iterator[Finding]:
             "diagnostics_reset",
             f"activations, gradients or losses were too large to average: the diagnostics were reset, {signs.resets} "
             "times so far",
-            "lower the learning rate, scale the inputs (scaling: standard), set clip_norm",
+            f"{CLIP_ADVICE}, lower the learning rate, scale the inputs (scaling: standard)",
         )
 
 

@@ -10,6 +10,8 @@ from service.errors import BadRequest, Invalid
 
 Body = TypeVar("Body", bound=BaseModel)
 MOST_CLASSES = 10_000  # that a model may have
+LARGEST_WEIGHT = 1e6
+"""Of an observation: beyond it a weight is nearly always a mistake, and ruins a model whose steps are not clipped."""
 ABSENT = object()
 """Features that were left out: those of the prediction that awaits the observation's label are meant."""
 ObservationId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -36,7 +38,7 @@ class Observation(Strict):
     features: Any = Field(default_factory=lambda: ABSENT)
     label: Any
     id: ObservationId | None = None
-    weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    weight: Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)] | None = None
 
 
 class Observations(Strict):

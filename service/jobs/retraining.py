@@ -32,9 +32,9 @@ def _read_time(value: Any) -> Any:
         ) from None
 
 
-Time = Annotated[
-    float, Field(ge=-1e12, le=1e12), BeforeValidator(_read_time, json_schema_input_type=float | str)
-]
+_Seconds = Annotated[float, Field(ge=-1e12, le=1e12)]
+_Text = Annotated[str, Field(max_length=64)]
+Time = Annotated[_Seconds, BeforeValidator(_read_time, json_schema_input_type=_Seconds | _Text)]
 """Seconds since the epoch; in JSON also as ISO 8601."""
 
 
@@ -54,7 +54,7 @@ class Window(Strict):
 class Retraining(Strict):
     """How to retrain. `validation` is the share of the window, its newest rows, that the candidate is judged on."""
 
-    epochs: Annotated[int, Field(ge=1)] = 5
+    epochs: Annotated[int, Field(ge=1, le=2**31)] = 5
     batch_size: Annotated[int, Field(ge=1, le=2**31)] | None = 32
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     optimizer: OptimizerSpec | None = None

@@ -33,6 +33,7 @@ ALONE, SHARED = (
     0.05,
     0.005,
 )  # seconds of a model's turn, if it alone has something to learn, and if others have too
+DELETED = "the model was deleted"
 RECENT = 1.0  # seconds since its last entry for which a model counts among those that have
 
 
@@ -114,10 +115,8 @@ class Learner:
             yield
         except StoreUnavailable:
             raise
-        except TermLost:
-            self._drop(led, "another learner leads it")
-        except WrongGeneration:
-            self._drop(led, "another model took its name")
+        except (TermLost, WrongGeneration):
+            self._lose(led)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
             log.exception("a model cannot be led", model=led.name, step=led.model.step)
             self._give_up(led.store, led.term, error)
@@ -165,10 +164,18 @@ class Learner:
 
     def _drop(self, led: LedModel, why: str) -> None:
         self.led.pop(led.name, None)
-        log.warning("leads no longer", model=led.name, term=led.term, why=why)
+        tell = log.info if why == DELETED else log.warning
+        tell("leads no longer", model=led.name, term=led.term, why=why)
 
     def _lose(self, led: LedModel) -> None:
-        """Leave a model to the learner that leads it. If Redis came back older, that one is to start a new timeline."""
+        """Leave a model that is gone, or to the learner that leads it.
+
+        If Redis came back older, that learner is to start a new timeline.
+        """
+        found = led.store.describe()
+        if found is None or found[0].generation != led.generation:
+            self._drop(led, self._why_gone(led))
+            return
         token = led.store.log.token_at(led.log_id)
         is_gone = None not in (token, led.token) and token != led.token
         if led.store.leadership.ask_new_timeline(Sight(led.timeline, led.log_id, led.term, is_gone)):
@@ -184,7 +191,7 @@ class Learner:
 
     def _why_gone(self, led: LedModel) -> str:
         if led.store.was_deleted():
-            return "the model was deleted"
+            return DELETED
         log.error("Redis has lost a model: it came back empty or older", model=led.name, step=led.model.step)
         return "Redis has lost the model"
 

@@ -266,12 +266,12 @@ class LedModel:
     def _refuse(self, entry: Entry, error: CommandRefused) -> None:
         """Record that a command cannot be carried out, and go on without it. Raises StoreUnavailable."""
         assert entry.command is not None
-        log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
         refusal = Refusal(
             str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
         )
         with self._noticing_loss():
             self.store.refusals.record(self._fence(entry.log_id, entry.token), refusal)
+            log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
         self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
 
     def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import suppress
 
 from model import ModelError
 from service import failpoints
@@ -11,7 +12,7 @@ from service.processes import die_with_parent
 from service.settings import Settings, redis_url
 from service.store import jobs
 from service.store.connection import Link
-from service.store.jobs import Attempt
+from service.store.jobs import Attempt, Job
 from service.trainer.heartbeat import JobHeartbeat, JobLost
 from service.trainer.job import REDIS_TIMEOUT, Run
 from service.trainer.undo import UndoRun
@@ -32,7 +33,8 @@ def run(settings: Settings, attempt: Attempt, parent: int) -> None:
     try:
         _run(settings, link, attempt, heartbeat).go()
     except JobLost:
-        log.warning("another trainer has the job, or its model is gone", job=attempt.id)
+        with suppress(StoreUnavailable):
+            log_loss(attempt, jobs.load(link, attempt.name, attempt.id))
     except StoreUnavailable as error:
         log.warning("a job lost Redis", job=attempt.id, error=str(error))
         sys.exit(1)
@@ -43,6 +45,14 @@ def run(settings: Settings, attempt: Attempt, parent: int) -> None:
         attempt.finish(link, "failed", None, "internal error, see the trainer's log")
     finally:
         heartbeat.end()
+
+
+def log_loss(attempt: Attempt, job: Job | None) -> None:
+    """Tell why an attempt at a job ends; `job` is what the job is now, None if its model is gone."""
+    if job is None:
+        log.info("a job ended: its model is gone", model=attempt.name, job=attempt.id)
+    else:
+        log.warning("another trainer has the job", model=attempt.name, job=attempt.id)
 
 
 def _run(settings: Settings, link: Link, attempt: Attempt, heartbeat: JobHeartbeat) -> Run:

@@ -170,7 +170,7 @@ class Trainer:
         attempt = running.attempt
         job = jobs.load(self._link, attempt.name, attempt.id)
         if job is None or job.attempt != attempt.number or job.state == "queued":
-            log.warning("another trainer has the job, or its model is gone", job=attempt.id)
+            training.log_loss(attempt, job)
             running.kill(None)
             self._running = None
         elif job.cancelled and job.state == "running":

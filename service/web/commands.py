@@ -100,10 +100,11 @@ def _check_refusal(context: Web, served: ServedModel, log_id: LogId, token: byte
 
 
 def _wait(context: Web, served: ServedModel, log_id: LogId) -> bool:
-    """Wait until the command is in the snapshot and this process predicts with what it did."""
+    """Wait until the command is in the snapshot and this process predicts with what it did. Raises NotFound."""
     deadline = time.monotonic() + context.settings.apply_timeout
     with context.waiting.turn():
         while time.monotonic() < deadline:
+            served.check_exists()
             with suppress(StoreUnavailable):  # the command is in the log, whatever Redis does now
                 kept = served.store.snapshots.log_id()
                 if kept is not None and kept >= log_id and served.version.log_id >= log_id:

@@ -76,7 +76,12 @@ SPEC = {
     "features": [{"name": "links"}, {"name": "sender", "kind": "category", "values": ["known", "new"]}],
 }
 V2 = {"inputs": [{"name": "features", "shape": [1, 2], "datatype": "FP64", "data": [1.5, 2.0]}]}
-MIN_STEP = {"type": "integer", "minimum": 0, "description": "not from before this step"}
+MIN_STEP = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53,
+    "description": "not from before this step",
+}
 
 TOP = {"type": "integer", "minimum": 1, "maximum": 10_000, "description": "classes told of each prediction"}
 
@@ -273,8 +278,11 @@ def _check_query() -> None:
 def _check_parameter(name: str, value: str, schema: dict[str, Any]) -> None:
     if "enum" in schema and value not in schema["enum"]:
         raise Invalid.at(name, f"one of {', '.join(schema['enum'])}")
-    if schema["type"] == "integer" and not (value.isascii() and value.isdigit() and len(value) <= 16):
-        raise Invalid.at(name, "an integer from 0")
+    if schema["type"] == "integer":
+        least, most = schema["minimum"], schema["maximum"]
+        digits = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if not (digits and least <= int(value) <= most):
+            raise Invalid.at(name, f"an integer from {least} to {most}")
 
 
 @cache

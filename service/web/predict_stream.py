@@ -54,8 +54,12 @@ class PredictOptions:
 def predict_stream(
     context: Web, served: ServedModel, blocks: Iterable[tuple[int, list[bytes]]], options: PredictOptions
 ) -> Iterator[list[dict[str, Any]]]:
-    """The predictions for lines of NDJSON. A line that cannot be read is told of in its place, or ends the stream."""
+    """The predictions for lines of NDJSON. A line that cannot be read is told of in its place, or ends the stream.
+
+    Raises NotFound if the model is deleted meanwhile.
+    """
     for number, lines in blocks:
+        served.check_exists()
         bad: dict[int, str] = {}
         rows = _parsed(number, lines, options.named, bad)
         rows, features = _encoded(served, rows, bad)

@@ -72,6 +72,23 @@ def test_a_loss_that_diverges_is_found(task, spec_of, rows_of):
     assert "lower the learning rate" in finding["advice"]
 
 
+LARGEST_WEIGHT = 1e6  # that an observation may have over HTTP
+
+
+@pytest.mark.parametrize("clip_norm", [None, 20.0])
+def test_an_observation_of_a_large_weight_is_told_of_where_gradients_are_not_clipped(
+    clip_norm, spec_of, rows_of
+):
+    spec = spec_of(optimizer={"name": "sgd", "learning_rate": 0.01, "clip_norm": clip_norm})
+    X, y = rows_of(spec, 1000)
+    model = OnlineModel(spec)
+    model.learn(X[:600], y[:600])
+    model.learn(X[600:601], 1 - y[600:601], np.array([LARGEST_WEIGHT]))
+    model.learn(X[601:], y[601:])
+    findings = model.diagnostics()["findings"]
+    assert any("clip_norm" in found["advice"] for found in findings) == (clip_norm is None), findings
+
+
 def test_a_loss_that_explodes_at_once_is_found(spec_of, rows_of):
     spec = spec_of("regression", optimizer={"name": "sgd", "learning_rate": 5.0}, scaling="none")
     assert kinds(trained(spec, rows_of)) >= {"exploding_gradients", "skipped_observations"}

@@ -19,14 +19,23 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 URL = "http://127.0.0.1:8000"
 WIDTH = 116
+FORM = "Content-Type: application/x-www-form-urlencoded"  # what curl says of a body where it is told nothing
 
 EXAMPLE = re.compile(r"^```console\n\$ ((?:.*\\\n)*.*\n)((?:(?!```).*\n)*)```", re.MULTILINE)
+SHELL = re.compile(r"^```sh\n((?:(?!```).*\n)*)```", re.MULTILINE)
+CURL = re.compile(r"^curl (?:[^'\n#\\]|'[^']*'|\\\n)*", re.MULTILINE)
 TABLE = re.compile(r"^\| variable \| default \| meaning \|\n(?:\|.*\n)*", re.MULTILINE)
 
 
 def examples(text: str) -> Iterator[tuple[str, str]]:
     """The console examples: each command, and the answer that is printed below it."""
     yield from EXAMPLE.findall(text)
+
+
+def unprinted(text: str) -> Iterator[str]:
+    """The curl commands without an answer below them that send JSON to the server of the examples."""
+    for block in SHELL.findall(text):
+        yield from (command for command in CURL.findall(block) if URL in command and " -d '" in command)
 
 
 def run(command: str, url: str) -> str:
@@ -47,7 +56,7 @@ def curl(command: str, url: str) -> str:
         options.get("-X", "POST" if "-d" in options else "GET"),
         options["url"].replace(URL, url),
         body=options.get("-d"),
-        headers=dict([options["-H"].split(": ")]) if "-H" in options else None,
+        headers=dict([options.get("-H", FORM if "-d" in options else "Accept: */*").split(": ")]),
     )
     if "-w" in options:
         assert (options["-w"], options["-o"]) == (r"%{http_code}\n", "/dev/null")

@@ -13,7 +13,7 @@ from model import ModelSpec
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from tests.harness import running
-from tests.scenarios.readme import README, TABLE, examples, run, settings_table
+from tests.scenarios.readme import README, TABLE, examples, run, settings_table, unprinted
 
 RATE = re.compile(r"[\d,]+ rows/s")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -61,6 +61,14 @@ def test_every_command_gets_the_answer_that_is_printed(url):
             assert_like(json.loads(answer), json.loads(printed), command)
         else:
             assert_like_text(answer, printed)
+
+
+def test_every_other_command_is_understood(url):
+    """After the examples, whose models they need."""
+    commands = list(unprinted(README.read_text()))
+    assert len(commands) >= 3
+    for command in commands:
+        assert not {"error", "errors", "status"} & json.loads(run(command, url)).keys(), command
 
 
 def test_the_settings_table_lists_every_setting_with_its_default_and_meaning():

@@ -130,6 +130,7 @@ BAD_OBSERVATIONS = {
     "no label": (b'{"features": [1, 2]}', "/label"),
     "an unknown field": (b'{"features": [1, 2], "label": 1, "extra": 0}', "/extra"),
     "an unknown feature": (b'{"features": {"y": 1}, "label": 1}', "/features/y"),
+    "a weight that ruins": (b'{"features": [1, 2], "label": 1, "weight": 1000001}', "/weight"),
     "a weight below zero": (b'{"features": [1, 2], "label": 1, "weight": -1}', "/weight"),
     "an empty id": (b'{"features": [1, 2], "label": 1, "id": ""}', "/id"),
     "an empty list": (b'{"observations": []}', "/observations"),

@@ -200,7 +200,7 @@ def bombs() -> dict[str, bytes]:
         ),
         "structures for labels": table(label=[{"a": 1}] * rows),
         "bytes for ids": table(id=[b"\xff", b"", b"x"]),
-        "weights of zero": table(weight=[0.0, -1.0, float("inf")]),
+        "weights of zero": table(weight=[0.0, 1e6 + 1, float("inf")]),
         "decimals": table(x0=pyarrow.array([1, 2, 3], pyarrow.decimal128(5, 2))),
     }  # fmt: skip
     made = {what: stream(sent) for what, sent in kinds.items()}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import urllib3
@@ -24,6 +25,38 @@ def test_the_description_is_valid_openapi_3_1(api: Api) -> None:
     OpenAPIV31SpecValidator(document).validate()
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids)) >= 25
+
+
+def test_every_number_that_a_request_may_contain_is_bounded() -> None:
+    document = json.loads(json.dumps(description(application())))
+    taken = [
+        [operation.get("requestBody"), operation["parameters"]]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    ]
+    assert unbounded_numbers(taken, document, set()) == []
+
+
+def unbounded_numbers(schema: Any, document: Any, seen: set[str], place: str = "") -> list[str]:
+    """The places in schemas, and in what they refer to, where a number has no least or no greatest value."""
+    if isinstance(schema, list):
+        parts = [(str(number), part) for number, part in enumerate(schema)]
+    elif not isinstance(schema, dict) or schema.get("$ref") in seen:
+        return []
+    else:
+        parts = [(name, part) for name, part in schema.items() if name not in ("default", "example")]
+        if "$ref" in schema:
+            seen.add(schema["$ref"])
+            name = schema["$ref"].rpartition("/")[2]
+            parts.append((name, document["components"]["schemas"][name]))
+    found = [
+        each for name, part in parts for each in unbounded_numbers(part, document, seen, f"{place}/{name}")
+    ]
+    if isinstance(schema, dict) and schema.get("type") in ("integer", "number"):
+        least = {"minimum", "exclusiveMinimum", "const"} & schema.keys()
+        most = {"maximum", "exclusiveMaximum", "const"} & schema.keys()
+        found += [] if least and most else [place]
+    return found
 
 
 def test_examples_fit_their_own_schemas() -> None:
@@ -51,6 +84,7 @@ def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
     [
         ("GET", "/weights?min_step=-1"),
         ("GET", "/weights?min_step=x"),
+        ("GET", "/weights?min_step=9999999999999999"),
         ("GET", "/weights?min_step=1&min_step=1"),
         ("GET", "/metrics?verbose=1"),
         ("POST", "/feedback?on_error=perhaps"),

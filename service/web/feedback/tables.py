@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import RowError
+from service.schemas import LARGEST_WEIGHT
 from service.store.blocks import Block
 from service.web.arrow import Rows
 from service.web.feedback.drafts import Draft
@@ -17,7 +18,6 @@ from service.web.slicing import encode_labels, encode_rows
 
 Array = np.ndarray
 LONGEST_ID = 128
-LARGEST_WEIGHT = 1e9
 
 
 @dataclass(frozen=True, slots=True)

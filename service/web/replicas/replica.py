@@ -129,6 +129,7 @@ class ServedModel:
         None  # the newest entry that is known to be in the log: position and token
     )
     older_than: int | None = None  # timeline: what was seen in it is not in the log any more
+    is_deleted: bool = False
     _before: tuple[int, LabelEncoder] | None = None  # who writes results up to a position: of the spec before
     _changing: threading.Lock = field(default_factory=threading.Lock)
     _waiting: dict[Any, tuple[int, int]] = field(
@@ -194,22 +195,43 @@ class ServedModel:
             lock.release()
 
     def wait_for(self, step: int, timeout: float, timeline: int = 0) -> bool:
-        """Wait until the newest version has reached a step, in a timeline or a later one; False if it takes longer."""
+        """Wait until the newest version has reached a step, in a timeline or a later one; False if it takes longer.
+
+        Raises NotFound if the model is deleted before.
+        """
         if self.version.has_reached(timeline, step):
             return True
+        self.check_exists()
         if timeout <= 0:
             return False
         lock = threading.Lock()  # cheaper than an Event
         lock.acquire()
         with self._changing:
-            if self.version.has_reached(timeline, step):
-                return True
-            self._waiting[lock] = timeline, step
-        if lock.acquire(timeout=timeout):
-            return True
+            if self.is_deleted or self.version.has_reached(timeline, step):
+                lock.release()
+            else:
+                self._waiting[lock] = timeline, step
+        lock.acquire(timeout=timeout)
         with self._changing:
             self._waiting.pop(lock, None)
-        return self.version.has_reached(timeline, step)
+        if self.version.has_reached(timeline, step):
+            return True
+        self.check_exists()
+        return False
+
+    def check_exists(self) -> None:
+        """Raise NotFound if the model was deleted."""
+        if self.is_deleted:
+            raise NotFound(f"model {self.name} was deleted")
+
+    def end(self) -> None:
+        """The model was deleted: whoever waits for it waits no longer."""
+        with self._changing:
+            self.is_deleted = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for lock in waiting:
+            lock.release()
 
     def note_entry(self, position: int, token: bytes) -> None:
         """Note that the log holds the entry of this token: if it is gone later, Redis came back older."""

@@ -101,7 +101,6 @@ class Replicas:
         link = self._links.mine()
         found = models.describe(link, [name])[name]
         if found is None:
-            self._served.pop(name, None)
             raise NotFound(f"there is no model {name!r}")
         meta, lead = found
         served = self._served.get(name)
@@ -120,6 +119,8 @@ class Replicas:
             return known
         if self.ready:
             served.floor = None
+        if known is not None:
+            known.end()
         self._served[name] = served
         return served
 
@@ -128,8 +129,10 @@ class Replicas:
         return self._served.get(name) if name in self._lost else None
 
     def forget(self, name: str) -> None:
-        """Serve a model no longer."""
-        self._served.pop(name, None)
+        """Serve a model no longer: it was deleted."""
+        served = self._served.pop(name, None)
+        if served is not None:
+            served.end()
         self.troubles.pop(name, None)
         self._lost.discard(name)
 

@@ -25,6 +25,8 @@ from model.program import (
     SKIPPED,
     STEP,
     UPDATES,
+    WINDOW_COUNT,
+    WINDOW_NEXT,
     fixed_of,
     scratch_of,
 )
@@ -219,7 +221,7 @@ class OnlineModel:
             raise ValueError("labels are finite numbers")
 
     def adopt(self, other: "OnlineModel") -> None:
-        """Take another model's parameters, scaling and optimizer slots; keep metrics, step and live settings.
+        """Take another model's parameters, scaling, optimizer slots and window; keep metrics, step and live settings.
 
         The slots are reset if the optimizer differs. The schedule continues where it was. Raises ValueError, and
         changes nothing, if the two differ in features, task, layers or scaling.
@@ -242,6 +244,14 @@ class OnlineModel:
                 self._arrays["slots"][number, :slots] = other._arrays["slots"][number, :slots]
                 self._arrays["stepped"][number] = other._arrays["stepped"][number]
                 counters[UPDATES] = others[UPDATES]
+        self.take_window(other)
+
+    def take_window(self, other: "OnlineModel") -> None:
+        """Rehearse from now on the rows that the other model would, if their windows are of one shape."""
+        if self._arrays["window"].shape == other._arrays["window"].shape:
+            self._arrays["window"][...] = other._arrays["window"]
+            places = [WINDOW_COUNT, WINDOW_NEXT]
+            self._arrays["counters"][0, places] = other._arrays["counters"][0, places]
 
     def _parameters_as(self, spec: ModelSpec) -> Vector:
         """All networks' parameters, worked out, as they stand in a model of `spec`: its first layer may be sparse."""

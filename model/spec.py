@@ -134,8 +134,8 @@ Optimizer = Annotated[
 class ModelSpec(StrictModel):
     """A model as its user asks for it. Only `task` and `features` are required.
 
-    `optimizer` is one optimizer, a list of members that form a committee, or "auto": a committee chosen by the
-    network's size (`members.py`).
+    `optimizer` is one optimizer, a list of members that form a committee, or "auto", the default: a committee chosen
+    by the network's size (`members.py`).
 
     `scaling` is of the inputs; unless it is `none`, the targets of a regression are standardised too.
     `class_weights` multiply the loss of each class, in the order of `classes`. `keep` and `keep_bytes`
@@ -153,7 +153,7 @@ class ModelSpec(StrictModel):
     loss: Loss
     output: Output
     class_weights: Annotated[tuple[Positive, ...], Strict(False), Field(max_length=MAX_CLASSES)] | None = None
-    optimizer: Optimizer = Field(default_factory=lambda: OptimizerSpec.model_validate({}))
+    optimizer: Optimizer = "auto"
     drift: DriftSpec = DriftSpec()
     scaling: Scaling = "standard"
     bias: bool = True
@@ -253,6 +253,21 @@ class ModelSpec(StrictModel):
         fields: dict[str, Any] = handler(self)
         # Specs from before `drift` existed stay equal, word for word.
         return {name: value for name, value in fields.items() if name != "drift" or self.drift != DriftSpec()}
+
+    def is_met_by(self, other: "ModelSpec") -> bool:
+        """Whether a model of the other spec is what this one asks for.
+
+        A spec that names no optimizer is met by what was the default in version 0.1 as well: one network.
+        """
+        wanted = [self.optimizer]
+        if "optimizer" not in self.model_fields_set:
+            wanted.append(OptimizerSpec.model_validate({}))
+        # As JSON: to Python [0, 1] and [false, true] are equal.
+        found = other.model_dump_json()
+        return any(
+            self.model_copy(update={"optimizer": optimizer}).model_dump_json() == found
+            for optimizer in wanted
+        )
 
     @property
     def members(self) -> tuple[OptimizerSpec, ...]:

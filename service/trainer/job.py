@@ -183,6 +183,8 @@ class Run:
                 candidate.set_clip_norm(live.clip_norm)
             candidate.continue_schedule(live)  # or else it would be judged, and go live, at another rate
         candidate.adopt(trained)
+        if live is not None:
+            candidate.take_window(live)
         return candidate
 
     # -- judging ---------------------------------------------------------------------------------------------

@@ -40,9 +40,11 @@ def test_the_initializer_follows_from_the_activation(activation, spec_of):
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_a_named_initializer_is_used_for_every_layer(name, spec_of):
     spec = spec_of(features=300, layers=[{"units": 400}], initializer=name)
-    model = OnlineModel(spec)
-    assert model.parameters["layers.0.weight"].var() == pytest.approx(VARIANCES[name], rel=0.02)
-    assert bool(model.parameters["layers.1.weight"].any()) == (name != "zeros")
+    for parameter, values in OnlineModel(spec).parameters.items():
+        if parameter.endswith("layers.0.weight"):
+            assert values.var() == pytest.approx(VARIANCES[name], rel=0.02)
+        if parameter.endswith("layers.1.weight"):
+            assert bool(values.any()) == (name != "zeros")
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -55,19 +57,23 @@ def test_the_first_prediction_is_neutral(task, spec_of):
 def test_seeds_decide_the_weights(spec_of):
     first, same, other = (OnlineModel(spec_of(seed=seed)) for seed in (1, 1, 2))
     assert first.to_bytes() == same.to_bytes()
-    assert (first.parameters["layers.0.weight"] != other.parameters["layers.0.weight"]).any()
+    for member in (1, 2, 3):
+        weight = f"members.{member}.layers.0.weight"
+        assert (first.parameters[weight] != other.parameters[weight]).any()
 
 
 def test_biases_start_at_0_and_gains_at_1(spec_of):
     model = OnlineModel(spec_of(layers=[{"units": 3, "batch_norm": True}, {"units": 2}]))
-    assert (model.parameters["layers.0.norm.weight"] == 1).all()
-    assert (model.parameters["layers.0.norm.bias"] == 0).all()
-    assert (model.parameters["layers.1.bias"] == 0).all()
-    assert "layers.0.bias" not in model.parameters
+    for member in (1, 2, 3):
+        first, second = f"members.{member}.layers.0", f"members.{member}.layers.1"
+        assert (model.parameters[f"{first}.norm.weight"] == 1).all()
+        assert (model.parameters[f"{first}.norm.bias"] == 0).all()
+        assert (model.parameters[f"{second}.bias"] == 0).all()
+        assert f"{first}.bias" not in model.parameters
 
 
 def test_parameters_are_live_views(spec_of):
-    model = OnlineModel(spec_of(features=3, layers=[{"units": 2}, {"units": 4}]))
+    model = OnlineModel(spec_of(features=3, layers=[{"units": 2}, {"units": 4}], optimizer={}))
     shapes = {name: values.shape for name, values in model.parameters.items()}
     assert shapes == {
         "layers.0.weight": (2, 3),

@@ -40,16 +40,16 @@ def test_states_that_have_learned_nothing_are_compared(spec_of):
 
 def test_a_difference_is_named_by_array_and_place(model):
     stored = model.to_bytes()
-    model.parameters["layers.0.weight"][0, 0] += 1
+    model.parameters["members.2.layers.0.weight"][0, 0] += 1
     comparison = compare_states(stored, model.to_bytes())
-    assert comparison.difference.startswith("parameters[0] is stored as ")
+    assert comparison.difference.startswith("parameters[22] is stored as ")
     assert "1 of " in comparison.difference
     assert comparison.comparable
 
 
 def test_a_difference_from_a_state_of_another_machine_is_not_comparable(model, on_another_machine):
     stored = model.to_bytes()
-    model.parameters["layers.0.weight"][0, 0] += 1
+    model.parameters["members.2.layers.0.weight"][0, 0] += 1
     on_another_machine()
     comparison = compare_states(stored, model.to_bytes())
     assert comparison.difference

@@ -126,7 +126,7 @@ def test_skipped_observations_are_found(spec_of, rows_of):
 
 
 def test_the_report_describes_every_layer_and_is_json(spec_of, rows_of):
-    spec = spec_of(layers=[{"units": 6}, {"units": 4, "activation": "tanh"}])
+    spec = spec_of(layers=[{"units": 6}, {"units": 4, "activation": "tanh"}], optimizer={})
     model = trained(spec, rows_of)
     report = json.loads(json.dumps(model.diagnostics(), allow_nan=False))
     assert [layer["name"] for layer in report["layers"]] == ["layers.0", "layers.1", "layers.2"]

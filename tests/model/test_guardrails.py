@@ -102,7 +102,7 @@ def test_a_skipped_observation_changes_nothing_but_the_count(spec_of, rows_of):
 
 
 def test_rows_after_a_skipped_one_are_learned_as_if_it_had_not_been(spec_of, rows_of):
-    spec = spec_of("regression", scaling="none", layers=[{"units": 5}], initializer="he")
+    spec = spec_of("regression", scaling="none", layers=[{"units": 5}], initializer="he", optimizer={})
     X, y = rows_of(spec, 60)
     plain, disturbed = OnlineModel(spec), OnlineModel(spec)
     plain.learn(X, y)

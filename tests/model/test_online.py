@@ -120,14 +120,17 @@ def test_weights_go_out_and_in_by_name(spec_of, rows_of):
     assert (pupil.step, pupil.metrics()) == (step, score)
 
 
+WEIGHT, BIAS = "members.1.layers.0.weight", "members.1.layers.0.bias"
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tensors: tensors.pop("layers.0.bias"),
+        lambda tensors: tensors.pop(BIAS),
         lambda tensors: tensors.update(extra=np.zeros(1, np.float32)),
-        lambda tensors: tensors.update({"layers.0.weight": tensors["layers.0.weight"].T.copy()}),
-        lambda tensors: tensors.update({"layers.0.bias": tensors["layers.0.bias"].astype(np.float64)}),
-        lambda tensors: tensors["layers.0.bias"].fill(np.nan),
+        lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].T.copy()}),
+        lambda tensors: tensors.update({BIAS: tensors[BIAS].astype(np.float64)}),
+        lambda tensors: tensors[BIAS].fill(np.nan),
     ],
     ids=["missing", "unknown", "shape", "type", "nan"],
 )

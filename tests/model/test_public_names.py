@@ -72,6 +72,6 @@ def test_uploaded_weights_reset_the_optimizer(spec_of, rows_of):
 
 def test_weights_beyond_what_a_step_can_reach_are_refused(spec_of):
     model = OnlineModel(spec_of())
-    model.parameters["layers.0.bias"][0] = 1e31
+    model.parameters["members.1.layers.0.bias"][0] = 1e31
     with pytest.raises(StateError, match="beyond 1e\\+30"):
         model.set_weights(model.weights_to_bytes())

@@ -120,6 +120,30 @@ def test_an_optimizer_without_a_name_is_the_default_one_with_its_defaults():
     assert optimizer.clip_norm == DEFAULT_OPTIMIZER["clip_norm"]
 
 
+def test_without_an_optimizer_a_model_is_the_committee_that_suits_its_size():
+    spec = ModelSpec.model_validate(BINARY)
+    assert spec.optimizer == "auto"
+    assert len(spec.members) == 3
+    assert ModelSpec.model_validate({**BINARY, "optimizer": "auto"}) == spec
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "is_met"),
+    [
+        ({}, {"optimizer": {}}, True),  # as version 0.1 had it by default
+        ({}, {"optimizer": "auto"}, True),
+        ({}, {"optimizer": {"name": "adam"}}, False),
+        ({}, {"optimizer": {}, "seed": 1}, False),
+        ({"optimizer": "auto"}, {"optimizer": {}}, False),
+        ({"optimizer": {}}, {"optimizer": "auto"}, False),
+        ({"classes": [0, 1]}, {"classes": [False, True]}, False),
+    ],
+)
+def test_a_spec_without_an_optimizer_is_met_by_the_default_of_before(asked, there, is_met):
+    stored = ModelSpec.model_validate_json(ModelSpec.model_validate({**BINARY, **there}).model_dump_json())
+    assert ModelSpec.model_validate({**BINARY, **asked}).is_met_by(stored) == is_met
+
+
 @pytest.mark.parametrize("name", OPTIMIZER_DEFAULTS)
 def test_an_optimizer_with_a_name_has_the_defaults_of_its_definition(name):
     optimizer = ModelSpec.model_validate({**BINARY, "optimizer": {"name": name}}).optimizer

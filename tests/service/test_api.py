@@ -24,6 +24,17 @@ def test_create_is_idempotent_by_the_same_spec_and_refused_by_another(api: Api, 
     assert name in [model["model"] for model in api("GET", "/v1/models").body["models"]]
 
 
+def test_a_spec_without_an_optimizer_is_no_conflict_with_a_model_of_the_former_default(
+    server: Server, api: Api
+) -> None:
+    name = server.create(SPEC | {"optimizer": {}})  # one network, as version 0.1 made it by default
+    before = server.described(name)["spec"]
+    assert api("PUT", f"/v1/models/{name}", SPEC).status == 200
+    assert server.described(name)["spec"] == before
+    assert before["optimizer"]["name"] == "adam"
+    assert api("PUT", f"/v1/models/{name}", SPEC | {"optimizer": "auto"}).status == 409
+
+
 def test_delete_removes_the_model_and_its_name_is_free_again(api: Api, name: str) -> None:
     feed(api, name, observation(id="a"))
     assert api("DELETE", f"/v1/models/{name}").status == 204

@@ -350,6 +350,19 @@ def put(api: Api, name: str, spec: dict[str, Any]) -> Answer:
     return api("PUT", f"/v1/models/{name}?rebuild=true", spec)
 
 
+def test_a_rebuild_makes_a_committee_of_one_network(api: Api, server: Server) -> None:
+    spec = {"task": "binary", "features": 4, "layers": [{"units": 4}]}
+    name = server.create(spec | {"optimizer": {}})
+    position = teach(api, name, 1000)
+    answer = api("PUT", f"/v1/models/{name}?rebuild=true", spec | {"optimizer": "auto"})
+    assert answer.status == 202, answer
+    assert finished(api, answer.headers["Location"])["state"] == "succeeded"
+    wait_until(lambda: server.described(name)["spec"]["optimizer"] == "auto", 10)
+    assert teach(api, name, 500, seed=1) == position + 500
+    server.wait_step(name, position + 500)
+    assert server.described(name)["refusals"] == []
+
+
 def test_a_rebuild_sets_its_schedule_once_and_a_repetition_repeats_nothing(api: Api, name: str) -> None:
     teach(api, name, 100)
     wanted = OTHER | {"retrain": {"every": 5000, "job": {"epochs": 2}}}

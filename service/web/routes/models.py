@@ -89,11 +89,7 @@ def _is_same(spec: ModelSpec, schedule: Schedule | None, stored: bytes, stored_s
     """Whether a stored spec and schedule, which may lack fields that came later, are these."""
     try:
         known = Schedule.model_validate_json(stored_schedule) if stored_schedule else None
-        # As JSON: to Python [0, 1] and [false, true] are equal.
-        return (
-            ModelSpec.model_validate_json(stored).model_dump_json() == spec.model_dump_json()
-            and known == schedule
-        )
+        return spec.is_met_by(ModelSpec.model_validate_json(stored)) and known == schedule
     except ValidationError:
         return False
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.store import jobs, leadership, models
-from service.store.appending import Append, Limits, append, append_command
+from service.store.appending import Append, Limits
 from service.store.blocks import Block
 from service.store.checkpoints import Checkpoint
 from service.store.connection import Link
@@ -16,7 +16,7 @@ from service.store.model_part import Fence
 from service.store.model_store import ModelStore
 from service.store.snapshots import Keep
 
-LIMITS = Limits(remembered=1000, max_lag=100_000, label_ttl_ms=1000)
+LIMITS = Limits(dedup_window=1000, max_lag=100_000, label_ttl_ms=1000)
 KEEP = Keep(trim_below=0, keep_bytes=1000, blobs=10)
 _names = (f"store-{number}" for number in itertools.count())
 
@@ -44,16 +44,14 @@ class Stored:
         self.appended += 1
         token = f"token-{self.appended}".encode()
         wanted = Append(token, Block(X, y), token)
-        return append(self.link, self.name, self.generation, wanted, LIMITS).position
+        return self.store.log.append(wanted, LIMITS).position
 
     def command(self, max_lag_bytes: int = 2**53, **command: object) -> LogId | None:
         """Append a command."""
         self.appended += 1
         token = f"token-{self.appended}".encode()
         blob = b"blob" if command["do"] == "weights" else b""
-        return append_command(
-            self.link, self.name, self.generation, token, command, b"", blob=blob, max_lag_bytes=max_lag_bytes
-        )
+        return self.store.log.append_command(token, command, b"", blob=blob, max_lag_bytes=max_lag_bytes)
 
     def lead(self) -> int:
         """Take the lead; returns the term."""
@@ -103,12 +101,12 @@ class Stored:
     def job(self, **request: object) -> Job:
         """A new job, queued."""
         job_id = jobs.new_id(self.name)
-        assert jobs.start(self.link, self.name, self.generation, job_id, request, "").outcome == "started"
+        assert self.store.jobs.start(job_id, request, "").outcome == "started"
         return self.loaded(job_id)
 
     def loaded(self, job_id: str) -> Job:
         """A job as it is stored."""
-        job = jobs.load(self.link, self.name, job_id)
+        job = self.store.jobs.load(job_id)
         assert job is not None
         return job
 

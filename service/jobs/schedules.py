@@ -12,8 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from service.jobs.retraining import Retraining
 from service.schemas import Strict
-from service.store import jobs, schedules
+from service.store import schedules
 from service.store.connection import Link
+from service.store.jobs import new_id
+from service.store.model_store import ModelStore
 from service.store.schedules import Standing, StoredSchedule
 
 SETTLING = 1000
@@ -110,22 +112,22 @@ class Scheduled:
         return self.stored.best is None or standing.loss < self.stored.best
 
     def to_response(self) -> dict[str, Any]:
-        """What a client is told."""
-        told: dict[str, Any] = {
+        """The schedule in a response."""
+        response: dict[str, Any] = {
             **self.schedule.model_dump(mode="json"),
             "next_due": None,
             "best_loss": self.stored.best,
         }
         if self.stored.due is not None:
-            told["next_due"] = datetime.fromtimestamp(self.stored.due, UTC).isoformat()
+            response["next_due"] = datetime.fromtimestamp(self.stored.due, UTC).isoformat()
         if self.schedule.after is not None:
-            told["next_due_position"] = self.stored.start + self.schedule.after
-        return told
+            response["next_due_position"] = self.stored.start + self.schedule.after
+        return response
 
 
-def load(link: Link, name: str) -> Scheduled | None:
+def load(store: ModelStore) -> Scheduled | None:
     """A model's schedule; None if it has none."""
-    stored = schedules.load_many(link, [name]).get(name)
+    stored = store.schedule.load()
     return None if stored is None else Scheduled.of(stored)
 
 
@@ -134,17 +136,16 @@ def first_due(link: Link, schedule: Schedule | None) -> float | None:
     return None if schedule is None else schedule.next_due(schedules.clock(link))
 
 
-def tick(link: Link, name: str, generation: bytes, stored: StoredSchedule, now: float) -> str | None:
+def tick(store: ModelStore, stored: StoredSchedule, now: float) -> str | None:
     """Fire a model's schedule if it is due at a time, once however many ask. Returns the id of the job it started."""
     scheduled = Scheduled.of(stored)
-    standing = schedules.standing(link, name, generation)
+    standing = store.schedule.standing()
     if scheduled.is_due(now, standing):
-        job_id = jobs.new_id(name)
+        job_id = new_id(store.name)
         request = {"retrain": scheduled.schedule.job.model_dump(mode="json"), "by": "schedule"}
         due = scheduled.schedule.next_due(now, stored.due)
-        position = standing.position
-        fired = schedules.fire(link, name, generation, stored, job_id, request, due=due, position=position)
+        fired = store.schedule.fire(stored, job_id, request, due=due, position=standing.position)
         return job_id if fired else None
     if scheduled.is_best(standing) and standing.loss is not None:
-        schedules.note_best(link, name, generation, stored, standing.loss)
+        store.schedule.note_best(stored, standing.loss)
     return None

@@ -204,9 +204,9 @@ def _translated(error: redis.ResponseError) -> Exception:
 class SharedLink(Link):
     """A link for many threads: each call borrows one of at most `most` connections, and waits if none is free."""
 
-    def __init__(self, url: str, timeout: float, most: int) -> None:
+    def __init__(self, url: str, timeout: float, most: int = MOST_CONNECTIONS) -> None:
+        self.url = url
         self.timeout = timeout
-        self._url = url
         self._most = most
         self._free: list[Link] = []  # the last one used comes first: few are kept busy, and warm
         self._room = threading.BoundedSemaphore(most)
@@ -218,7 +218,7 @@ class SharedLink(Link):
         try:
             link = self._free.pop()
         except IndexError:
-            link = Link(self._url, self.timeout)
+            link = Link(self.url, self.timeout)
         try:
             yield link
         finally:
@@ -249,19 +249,6 @@ class SharedLink(Link):
         """Close the connections that are not in use."""
         for link in self._free:
             link.close()
-
-
-class Links:
-    """The connections of one web process to Redis, shared by its requests."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        self.url = url
-        self.timeout = timeout
-        self._shared = SharedLink(url, timeout, MOST_CONNECTIONS)
-
-    def mine(self) -> Link:
-        """A link for any call, at any time."""
-        return self._shared
 
 
 def check_server(link: Link) -> None:

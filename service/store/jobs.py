@@ -11,6 +11,7 @@ from service.store import keys, scripts
 from service.store.appending import NewSchedule
 from service.store.connection import Link
 from service.store.entries import Entry, LogId
+from service.store.model_part import ModelPart
 
 ENDED = {"succeeded", "failed", "cancelled"}
 _FIELDS = (
@@ -64,44 +65,6 @@ def token_of(job_id: str) -> str:
     return f"promote:{job_id}"
 
 
-def start(
-    link: Link,
-    name: str,
-    generation: bytes,
-    job_id: str,
-    request: dict[str, Any],
-    digest: str,
-    key: str = "",
-    schedule: NewSchedule | None = None,
-    put: str | None = None,
-) -> Started:
-    """Start a job, unless the model has one, once for an Idempotency-Key. `digest` is of the body it came with.
-
-    With a rebuild `schedule` is set, and `put` noted: the schedule (JSON; "": none) of the PUT that asks for it. Raises
-    WrongGeneration.
-    """
-    outcome, *busy = link.run(
-        scripts.JOB_START,
-        [
-            *(keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)),
-            *(*keys.seen(name), *keys.answers(name)),
-        ],
-        [
-            *(generation, job_id, json.dumps(request), digest, keys.job(name, ""), key or job_id),
-            *(("", "") if schedule is None else schedule.to_arguments()),
-            "" if put is None else f"={put}",
-        ],
-    )
-    if outcome == b"gone":
-        raise WrongGeneration(f"model {name} was deleted")
-    return Started(outcome.decode(), busy[0].decode() if busy else job_id)
-
-
-def load(link: Link, name: str, job_id: str) -> Job | None:
-    """A job; None if there is none of this id any more."""
-    return load_many(link, [(name, job_id)])[0]
-
-
 def load_many(link: Link, wanted: Iterable[tuple[str, str]]) -> list[Job | None]:
     """Jobs by their models' names and their ids; None for one that is gone."""
     pairs = list(wanted)
@@ -141,12 +104,6 @@ def _job(name: str, values: list[bytes | None]) -> Job | None:
     )
 
 
-def history(link: Link, name: str) -> list[Job]:
-    """The newest jobs of a model, newest first: queued, running and ended ones."""
-    ids = link.call("LRANGE", keys.jobs(name), 0, -1)
-    return [job for job in load_many(link, [(name, job_id.decode()) for job_id in ids]) if job is not None]
-
-
 def current(link: Link, names: Iterable[str]) -> dict[str, str]:
     """The id of the job that each model has queued or running, for those that have one."""
     wanted = list(names)
@@ -154,10 +111,56 @@ def current(link: Link, names: Iterable[str]) -> dict[str, str]:
     return {name: job_id.decode() for name, job_id in zip(wanted, answers, strict=True) if job_id}
 
 
-def cancel(link: Link, name: str, job_id: str) -> str | None:
-    """Cancel a job: at once if it waits; its trainer ends one that runs. Its state then; None: no such job."""
-    state = link.run(scripts.JOB_CANCEL, [keys.meta(name), keys.job(name, job_id)], [job_id])
-    return state.decode() if state else None
+class Jobs(ModelPart):
+    """A model's jobs."""
+
+    def start(
+        self,
+        job_id: str,
+        request: dict[str, Any],
+        digest: str,
+        key: str = "",
+        schedule: NewSchedule | None = None,
+        put: str | None = None,
+    ) -> Started:
+        """Start a job, unless the model has one, once for an Idempotency-Key. `digest` is of the body it came with.
+
+        With a rebuild `schedule` is set, and `put` noted: the schedule (JSON; "": none) of the PUT that asks for it.
+        Raises WrongGeneration.
+        """
+        name = self.name
+        outcome, *busy = self.link.run(
+            scripts.JOB_START,
+            [
+                *(keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)),
+                *(*keys.seen(name), *keys.answers(name)),
+            ],
+            [
+                *(self.generation, job_id, json.dumps(request), digest, keys.job(name, ""), key or job_id),
+                *(("", "") if schedule is None else schedule.to_arguments()),
+                "" if put is None else f"={put}",
+            ],
+        )
+        if outcome == b"gone":
+            raise WrongGeneration(f"model {name} was deleted")
+        return Started(outcome.decode(), busy[0].decode() if busy else job_id)
+
+    def load(self, job_id: str) -> Job | None:
+        """A job; None if there is none of this id any more."""
+        return load_many(self.link, [(self.name, job_id)])[0]
+
+    def history(self) -> list[Job]:
+        """The newest jobs of a model, newest first: queued, running and ended ones."""
+        ids = self.link.call("LRANGE", keys.jobs(self.name), 0, -1)
+        found = load_many(self.link, [(self.name, job_id.decode()) for job_id in ids])
+        return [job for job in found if job is not None]
+
+    def cancel(self, job_id: str) -> str | None:
+        """Cancel a job: at once if it waits; its trainer ends one that runs. Its state then; None: no such job."""
+        state = self.link.run(
+            scripts.JOB_CANCEL, [keys.meta(self.name), keys.job(self.name, job_id)], [job_id]
+        )
+        return state.decode() if state else None
 
 
 # -- for the trainer -----------------------------------------------------------------------------------------

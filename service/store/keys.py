@@ -22,7 +22,7 @@ def allowance(key_id: str, kind: str) -> bytes:
 
 def meta(name: str) -> bytes:
     """Hash: generation, spec, created, position, commands, bytes, timeline; segment, since (of what was seen); answers,
-    answers_bytes; retrain (as it was created with), hyperparameters (patched), rebuilt (spec of the newest rebuild),
+    answers_bytes; retrain (as it was created with), rebuilt (spec of the newest rebuild),
     job (the current one's id), pin, pinned_at."""
     return _key(name, "meta")
 

@@ -1,10 +1,15 @@
-"""Reading the log of a model."""
+"""The log of a model: appending to it, and reading it in order."""
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
-from service.errors import LogGap
+from service.errors import LogCrowded, LogGap, WrongGeneration
 from service.store import keys, scripts
+from service.store.appending import Append, Appended, Limits, NewSchedule
 from service.store.entries import LAST_COMMAND, START, Entry, LogId, follows
+from service.store.kept import Kept
 from service.store.model_part import ModelPart
 
 ENTRIES_AT_ONCE = 64
@@ -13,6 +18,54 @@ RawEntry = tuple[bytes, list[bytes]]
 
 class Log(ModelPart):
     """A model's log."""
+
+    def append(self, wanted: Append, limits: Limits) -> Appended:
+        """Append a block, unless there is a reason not to. Raises WrongGeneration, StoreFull, StoreUnavailable."""
+        arguments = wanted.to_arguments(self.generation, limits)
+        return Appended.parse(self.name, self.link.run(scripts.APPEND, _append_keys(self.name), arguments))
+
+    def append_command(
+        self,
+        key: bytes,
+        command: dict[str, Any] | None,
+        digest: bytes,
+        *,
+        blob: bytes = b"",
+        checkpoint: str = "",
+        schedule: NewSchedule | None = None,
+        blobs: int = 10,
+        max_lag_bytes: int = 2**53,
+    ) -> LogId | None:
+        """Append a command, or find the one that was appended with this key and digest. Returns its log id.
+
+        What it names is kept with it: `blob`, or a copy of the state of `checkpoint`; then None is returned if there
+        is no such checkpoint. `schedule` is set with it; without a command that is all, and the log id is that of the
+        log's head. The blobs of the newest `blobs` commands are kept. Raises WrongGeneration; KeyUsed if something
+        else was done with the key; LogCrowded if too much waits for the learner.
+        """
+        name = self.name
+        kind, *values = self.link.run(
+            scripts.COMMAND,
+            [
+                *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
+                *(keys.schedule(name), keys.lease(name), *keys.seen(name), *keys.answers(name)),
+            ],
+            [
+                *(self.generation, key, json.dumps(command) if command else "", blob, checkpoint),
+                *(2 * blobs, digest, *(("", "") if schedule is None else schedule.to_arguments())),
+                max_lag_bytes,
+            ],
+        )
+        match kind:
+            case b"appended":
+                return LogId.parse(values[0])
+            case b"seen":
+                return Kept.parse(values[0]).command_id(digest)
+            case b"full":
+                raise LogCrowded("too much waits for the learner")
+            case b"unknown":
+                return None
+        raise WrongGeneration(f"model {name} was deleted")
 
     def read(self, after: LogId, count: int) -> list[Entry]:
         """At most `count` entries after a log id, without waiting. Some before them may be trimmed: see `follow`."""
@@ -70,6 +123,14 @@ class Log(ModelPart):
             else:
                 low = min(LogId.parse(found[0]).position, high)
         return low
+
+
+@lru_cache(maxsize=1024)
+def _append_keys(name: str) -> list[bytes]:
+    return [
+        *(keys.meta(name), keys.log(name), *keys.seen(name), keys.lease(name), keys.awaiting(name)),
+        *(keys.awaiting_times(name), keys.awaiting_counts(name), *keys.answers(name)),
+    ]
 
 
 # -- several logs at once --------------------------------------------------------------------------------------

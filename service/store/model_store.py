@@ -1,12 +1,16 @@
 """Everything that Redis holds of one model."""
 
 from service.store import models
+from service.store.awaiting import AwaitingPredictions
 from service.store.checkpoints import Checkpoints
 from service.store.connection import Link
+from service.store.jobs import Jobs
+from service.store.kept import KeptByKey
 from service.store.leadership import Leadership
 from service.store.log import Log
 from service.store.models import Lead, Meta
 from service.store.refusals import Refusals
+from service.store.schedules import Schedules
 from service.store.snapshots import Snapshots
 
 
@@ -22,6 +26,10 @@ class ModelStore:
         self.checkpoints = Checkpoints(link, name, generation)
         self.refusals = Refusals(link, name, generation)
         self.leadership = Leadership(link, name, generation)
+        self.kept = KeptByKey(link, name, generation)
+        self.awaiting = AwaitingPredictions(link, name, generation)
+        self.jobs = Jobs(link, name, generation)
+        self.schedule = Schedules(link, name, generation)
 
     def over(self, link: Link) -> "ModelStore":
         """The same model over another connection."""

@@ -13,7 +13,7 @@ from service.store.entries import LogId
 DELETED_REMEMBERED = 10_000  # generations of deleted models
 _META = (
     *("generation", "spec", "created", "timeline", "position", "commands"),
-    *("rebuilt", "hyperparameters", "job"),
+    *("rebuilt", "job"),
 )
 
 
@@ -27,7 +27,6 @@ class Meta:
     timeline: int
     head: LogId
     rebuilt: bytes | None = None  # its spec after a rebuild
-    hyperparameters: bytes | None = None  # that were changed since, JSON
     job: bytes | None = None  # the id of its queued or running job
 
     @property

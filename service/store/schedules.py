@@ -7,6 +7,7 @@ from typing import Any
 
 from service.store import keys, scripts
 from service.store.connection import Link
+from service.store.model_part import ModelPart
 
 _FIELDS = ("schedule", "number", "due", "from", "best")
 
@@ -46,48 +47,58 @@ def _stored(
     )
 
 
-def fire(
-    link: Link,
-    name: str,
-    generation: bytes,
-    seen: StoredSchedule,
-    job_id: str,
-    request: dict[str, Any],
-    *,
-    due: float | None,
-    position: int,
-) -> bool:
-    """Start the job of a schedule that was seen, and note when it is due next; False if another was faster."""
-    return bool(
-        link.run(
-            scripts.SCHEDULE_FIRE,
-            [keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)],
-            [
-                *(generation, job_id, json.dumps(request), keys.job(name, ""), seen.number, seen.text),
-                *("" if due is None else repr(due), position),
-            ],
-        )
-    )
-
-
-def note_put(link: Link, name: str, generation: bytes, text: str) -> None:
-    """Note the schedule (JSON; "": none) that a model was PUT with: a repetition of the PUT is known by it."""
-    link.run(scripts.SCHEDULE_PUT, [keys.meta(name)], [generation, text])
-
-
-def note_best(link: Link, name: str, generation: bytes, seen: StoredSchedule, loss: float) -> None:
-    """Note the best fading loss since the last firing of a schedule that was seen."""
-    keys_of_model = [keys.meta(name), keys.schedule(name)]
-    link.run(scripts.SCHEDULE_BEST, keys_of_model, [generation, seen.number, repr(loss)])
-
-
-def standing(link: Link, name: str, generation: bytes) -> Standing:
-    """A model's position and fading loss."""
-    found, step, loss = link.call("HMGET", keys.snapshot(name), "generation", "step", "loss")
-    return Standing(int(step), float(loss) if loss else None) if found == generation else Standing()
-
-
 def clock(link: Link) -> float:
     """Seconds since the epoch, by Redis's clock."""
     seconds, microseconds = link.call("TIME")
     return int(seconds) + int(microseconds) / 1e6
+
+
+class Schedules(ModelPart):
+    """A model's schedule."""
+
+    def load(self) -> StoredSchedule | None:
+        """The schedule; None if there is none."""
+        return load_many(self.link, [self.name]).get(self.name)
+
+    def fire(
+        self,
+        seen: StoredSchedule,
+        job_id: str,
+        request: dict[str, Any],
+        *,
+        due: float | None,
+        position: int,
+    ) -> bool:
+        """Start the job of a schedule that was seen, and note when it is due next; False if another was faster."""
+        name = self.name
+        return bool(
+            self.link.run(
+                scripts.SCHEDULE_FIRE,
+                [keys.meta(name), keys.job(name, job_id), keys.jobs(name), keys.schedule(name)],
+                [
+                    *(
+                        self.generation,
+                        job_id,
+                        json.dumps(request),
+                        keys.job(name, ""),
+                        seen.number,
+                        seen.text,
+                    ),
+                    *("" if due is None else repr(due), position),
+                ],
+            )
+        )
+
+    def note_put(self, text: str) -> None:
+        """Note the schedule (JSON; "": none) that a model was PUT with: a repetition of the PUT is known by it."""
+        self.link.run(scripts.SCHEDULE_PUT, [keys.meta(self.name)], [self.generation, text])
+
+    def note_best(self, seen: StoredSchedule, loss: float) -> None:
+        """Note the best fading loss since the last firing of a schedule that was seen."""
+        keys_of_model = [keys.meta(self.name), keys.schedule(self.name)]
+        self.link.run(scripts.SCHEDULE_BEST, keys_of_model, [self.generation, seen.number, repr(loss)])
+
+    def standing(self) -> Standing:
+        """A model's position and fading loss."""
+        found, step, loss = self.link.call("HMGET", keys.snapshot(self.name), "generation", "step", "loss")
+        return Standing(int(step), float(loss) if loss else None) if found == self.generation else Standing()

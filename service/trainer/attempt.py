@@ -10,9 +10,9 @@ from service.errors import ServiceError, StoreUnavailable
 from service.logs import log
 from service.processes import die_with_parent
 from service.settings import Settings, redis_url
-from service.store import jobs
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job
+from service.store.model_store import ModelStore
 from service.trainer.heartbeat import JobHeartbeat, JobLost
 from service.trainer.job import REDIS_TIMEOUT, Run
 from service.trainer.undo import UndoRun
@@ -34,7 +34,7 @@ def run(settings: Settings, attempt: Attempt, parent: int) -> None:
         _run(settings, link, attempt, heartbeat).go()
     except JobLost:
         with suppress(StoreUnavailable):
-            log_loss(attempt, jobs.load(link, attempt.name, attempt.id))
+            log_loss(attempt, ModelStore(link, attempt.name).jobs.load(attempt.id))
     except StoreUnavailable as error:
         log.warning("a job lost Redis", job=attempt.id, error=str(error))
         sys.exit(1)
@@ -57,7 +57,7 @@ def log_loss(attempt: Attempt, job: Job | None) -> None:
 
 def _run(settings: Settings, link: Link, attempt: Attempt, heartbeat: JobHeartbeat) -> Run:
     """What the job is: a retraining, or an undo. Raises JobLost if it is gone."""
-    job = jobs.load(link, attempt.name, attempt.id)
+    job = ModelStore(link, attempt.name).jobs.load(attempt.id)
     if job is None:
         raise JobLost
     kind = UndoRun if "undo" in job.request else Run

@@ -20,6 +20,7 @@ from service.store import jobs, models
 from service.store import schedules as stored_schedules
 from service.store.connection import Link
 from service.store.jobs import Attempt, Job, JobNews
+from service.store.model_store import ModelStore
 from service.trainer import attempt as training
 
 LOOK = 1.0  # seconds between looks at all models, if no message asks for one
@@ -149,7 +150,7 @@ class Trainer:
 
     def _report_end(self, attempt: Attempt) -> None:
         """Log and count how a job has ended, if it has."""
-        job = jobs.load(self._link, attempt.name, attempt.id)
+        job = ModelStore(self._link, attempt.name).jobs.load(attempt.id)
         if job is None or job.state not in jobs.ENDED or job.attempt != attempt.number:
             return
         result = job.result or {}
@@ -168,7 +169,7 @@ class Trainer:
     def _mind(self, running: RunningJob, silent: list[Job]) -> None:
         """End the running job's process if the job was cancelled, is silent, or is not this trainer's any more."""
         attempt = running.attempt
-        job = jobs.load(self._link, attempt.name, attempt.id)
+        job = ModelStore(self._link, attempt.name).jobs.load(attempt.id)
         if job is None or job.attempt != attempt.number or job.state == "queued":
             training.log_loss(attempt, job)
             running.kill(None)
@@ -206,7 +207,7 @@ class Trainer:
         now = stored_schedules.clock(self._link)
         for name, stored in stored_schedules.load_many(self._link, idle).items():
             try:
-                fired = schedules.tick(self._link, name, idle[name], stored, now)
+                fired = schedules.tick(ModelStore(self._link, name, idle[name]), stored, now)
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001 - whatever is wrong with one model, it must not end the others' schedules

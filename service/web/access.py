@@ -14,7 +14,7 @@ from service.errors import Forbidden, StoreError, StoreUnavailable, TooManyReque
 from service.logs import log
 from service.settings import Settings
 from service.store import access as store
-from service.store.connection import Link, Links
+from service.store.connection import Link, SharedLink
 from service.store.jobs import model_of
 
 REFRESH = 0.4  # seconds between looks at the keys in Redis: a change is in force within a second
@@ -76,9 +76,9 @@ class Allowance:
 class Access:
     """The API keys, kept fresh by a thread of its own."""
 
-    def __init__(self, settings: Settings, links: Links) -> None:
-        self._links = links
-        self._link = Link(links.url, links.timeout)
+    def __init__(self, settings: Settings, link: SharedLink) -> None:
+        self._link = link
+        self._own_link = Link(link.url, link.timeout)  # of the thread that keeps the keys fresh
         self._insecure = settings.insecure
         admin = settings.admin_key
         self._admin = None if admin is None else digest_of(admin.get_secret_value())
@@ -93,7 +93,7 @@ class Access:
     def refresh(self) -> None:
         """Read the keys once; if Redis is away, the known ones stay in force."""
         try:
-            self._keys = store.load_all(self._link)
+            self._keys = store.load_all(self._own_link)
         except StoreUnavailable:
             return
         except StoreError as error:
@@ -199,7 +199,7 @@ class Access:
 
     def _ask(self, key: ApiKey, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
         try:
-            return store.take(self._links.mine(), key.id, kind, rate, wanted, least)
+            return store.take(self._link, key.id, kind, rate, wanted, least)
         except StoreUnavailable:  # predictions go on; feedback will be refused by itself
             return wanted, 0.0
 

@@ -1,4 +1,4 @@
-"""Commands to a model from a request: appended to its log, and waited for until the learner has obeyed."""
+"""Commands to a model from a request: appended to its log, and waited for until the learner has carried them out."""
 
 import json
 import time
@@ -6,18 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import (
-    Conflict,
-    Invalid,
-    KeyUsed,
-    StoreUnavailable,
-    WrongGeneration,
-)
-from service.store.appending import NewSchedule, append_command
+from service.errors import Conflict, Invalid, StoreError, StoreUnavailable
+from service.store.appending import NewSchedule
 from service.store.entries import LogId
+from service.web import problems
 from service.web.context import Web
-from service.web.idempotency import another_body, body_digest, new_key, vanished
-from service.web.replicas.replica import ServedModel, missing
+from service.web.idempotency import body_digest, new_key
+from service.web.replicas.replica import ServedModel
 
 LOOK = 0.01  # seconds between looks at whether it is done
 
@@ -30,7 +25,7 @@ class Ordered:
     done: bool
 
     def to_response(self, served: ServedModel) -> dict[str, Any]:
-        """What a client is told."""
+        """The command in a response."""
         return {
             "model": served.name,
             "step": max(served.version.step, self.log_id.position if self.done else 0),
@@ -47,52 +42,43 @@ def order(
     *,
     blob: bytes = b"",
     checkpoint: str = "",
-    hyperparameters: dict[str, Any] | None = None,
     schedule: NewSchedule | None = None,
 ) -> Ordered:
-    """Append a command, with its blob or a checkpoint's state, and wait at most `apply_timeout` until it is obeyed.
+    """Append a command, with its blob or a checkpoint's state, and wait for the learner, at most `apply_timeout`.
 
-    `hyperparameters` are those that it changes. `schedule` is set with it, or without a command alone.
+    `schedule` is set with it; without a command, that is all. `key` is the request's Idempotency-Key.
 
-    `key` is the request's Idempotency-Key. Raises Problem, Conflict if the command was refused; StoreError.
+    Raises Problem, Conflict if the command was refused; StoreError.
     """
-    token = (key or new_key()).encode()
+    token = key or new_key()
     try:
-        log_id = append_command(
-            context.links.mine(),
-            served.name,
-            served.generation,
-            token,
+        log_id = served.store.log.append_command(
+            token.encode(),
             command,
             _digest(command, blob, schedule),
             blob=blob,
             checkpoint=checkpoint,
-            hyperparameters=hyperparameters,
             schedule=schedule,
             blobs=context.settings.checkpoints,
             max_lag_bytes=context.settings.max_lag_bytes,
         )
-    except KeyUsed:
-        raise another_body() from None
-    except WrongGeneration as error:
-        raise missing(served) from error
-    except StoreUnavailable as error:
-        raise vanished(error, "nothing was changed", token.decode()) from error
+    except StoreError as error:
+        problems.refuse(error, served, "nothing was changed", token)
     if log_id is None:
         raise Invalid.at("/checkpoint", f"there is no checkpoint {checkpoint!r}")
     done = command is None or _wait(context, served, log_id)
     if done and command is not None:
-        _check_refusal(context, served, log_id, token)
+        _check_refusal(served, log_id, token.encode())
     return Ordered(log_id, done)
 
 
 def _digest(command: dict[str, Any] | None, blob: bytes, schedule: NewSchedule | None) -> bytes:
-    """By which a repetition of what is asked for is recognised."""
+    """The digest by which a repetition is recognised."""
     asked = json.dumps(command).encode() + blob
     return body_digest(asked if schedule is None else asked + schedule.text.encode())
 
 
-def _check_refusal(context: Web, served: ServedModel, log_id: LogId, token: bytes) -> None:
+def _check_refusal(served: ServedModel, log_id: LogId, token: bytes) -> None:
     """Raise Conflict if the learner could not carry out the command."""
     refusal = served.store.refusals.at(log_id, token)
     if refusal is not None:

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from service.errors import Problem, Unavailable, WrongMediaType
 from service.settings import Settings
-from service.store.connection import Links
+from service.store.connection import SharedLink
 from service.web.access import Access
 from service.web.bodies import RequestBody
 from service.web.bounds import check_containers
@@ -26,7 +26,7 @@ class Web:
     """One web process."""
 
     settings: Settings
-    links: Links
+    link: SharedLink
     waiting: Waiting
     replicas: Replicas
     feedback: Feedback
@@ -36,11 +36,11 @@ class Web:
     def create(cls, settings: Settings, url: str) -> "Web":
         """A web process on the Redis at `url`; its replicas are not started."""
         name = secrets.token_hex(4)
-        links = Links(url, settings.redis_timeout)
+        link = SharedLink(url, settings.redis_timeout)
         waiting = Waiting(settings.max_waiting)
-        replicas = Replicas(links, name, waiting)
-        feedback = Feedback(settings, links, name, waiting)
-        return cls(settings, links, waiting, replicas, feedback, Access(settings, links))
+        replicas = Replicas(link, name, waiting)
+        feedback = Feedback(settings, link, name, waiting)
+        return cls(settings, link, waiting, replicas, feedback, Access(settings, link))
 
     def served(self, name: str) -> ServedModel:
         """The model of this name.

@@ -1,4 +1,4 @@
-"""Idempotency-Keys: what is kept with one, and how a repeated request is recognised."""
+"""Idempotency-Keys: how a repeated request is recognised."""
 
 import hashlib
 import secrets
@@ -6,33 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Invalid, OutcomeUnknown, Problem, StoreUnavailable, Unavailable
+from service.errors import Invalid, OutcomeUnknown, Problem
+from service.store.kept import Kept
 
 NAME = "Idempotency-Key"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is kept with a key: the position of its newest append, a record of the request, perhaps its answer."""
-
-    position: int
-    record: bytes
-    answer: bytes = b""
-
-    @classmethod
-    def parse(cls, value: bytes, answer: bytes = b"") -> "Seen":
-        """From what Redis keeps: position, blank, record."""
-        position, _, record = value.partition(b" ")
-        return cls(int(position), record, answer)
-
-    def to_bytes(self) -> bytes:
-        """What Redis keeps."""
-        return b"%d %b" % (self.position, self.record)
-
-
 @dataclass(slots=True)
 class Request:
-    """What is appended for: its key, the token of the log's entry, and what is kept with the key.
+    """The request that an append is for: its key, the token of the log's entry, and what is kept with the key.
 
     `record` is given how many rows are appended and how many are duplicates.
     """
@@ -40,12 +22,12 @@ class Request:
     key: bytes
     token: bytes
     record: Callable[[int, int], bytes]
-    known: Seen | None = None
-    named: bool = True  # whether anybody may come again with the key
+    known: Kept | None = None
+    named: bool = True  # whether the client gave the key, and may come again with it
     is_unknown: bool = False  # a try was sent and not answered: it may be carried out yet
 
     def refusal(self, problem: Problem) -> Problem:
-        """What a client is told of a problem: once a try's outcome is unknown, no refusal is final."""
+        """The problem in the response: once a try's outcome is unknown, no refusal is final."""
         if not self.is_unknown or isinstance(problem, OutcomeUnknown):
             return problem
         return unknown_outcome(problem.detail, self.key.decode(), problem.extra)
@@ -59,20 +41,13 @@ def checked_key(key: str | None) -> str | None:
 
 
 def new_key() -> str:
-    """What stands for an Idempotency-Key where none is given."""
+    """A key for a request without an Idempotency-Key."""
     return secrets.token_urlsafe(12)
 
 
 def body_digest(body: bytes) -> bytes:
-    """By which the body of a repeated request is recognised."""
+    """The digest by which the body of a repeated request is recognised."""
     return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
-
-
-def vanished(error: StoreUnavailable, nothing: str, token: str) -> Problem:
-    """The problem when Redis vanishes: `nothing` was done, or it is not known and a retry with the token settles it."""
-    if not error.sent:
-        return Unavailable(f"{error}; {nothing}", retry_after=1)
-    return unknown_outcome("Redis vanished in the middle", token)
 
 
 def unknown_outcome(why: str, token: str, extra: dict[str, Any] | None = None) -> OutcomeUnknown:

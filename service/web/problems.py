@@ -2,7 +2,7 @@
 
 import math
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Flask, Response, request
 from pydantic_core import to_json
@@ -14,6 +14,7 @@ from service.errors import (
     Conflict,
     Forbidden,
     Invalid,
+    KeyUsed,
     LogCrowded,
     Misdirected,
     NoRoom,
@@ -27,8 +28,11 @@ from service.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    WrongGeneration,
     WrongMediaType,
 )
+from service.web.idempotency import another_body, unknown_outcome
+from service.web.replicas.replica import ServedModel, missing
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[Problem], HTTPStatus] = {
@@ -47,7 +51,6 @@ STATUS: dict[type[Problem], HTTPStatus] = {
 }
 TYPES: dict[type[Problem], str] = {OutcomeUnknown: "urn:freshet:problem:outcome-unknown"}
 """Types of problems that a client must tell from others of the same status."""
-_CONFLICTS = (NoRoom,)
 _NOT_NOW = (StoreUnavailable, StoreFull, LogCrowded)
 
 
@@ -59,13 +62,29 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _answer_bug)
 
 
+def refuse(error: StoreError, served: ServedModel, nothing: str, token: str = "") -> NoReturn:
+    """Raise the problem of an error of Redis in a request for a model; an unexpected error as it is.
+
+    `nothing` says that nothing was done. Where that is not known, the client finds out by a retry with the token.
+    """
+    if isinstance(error, WrongGeneration):
+        raise missing(served) from error
+    if isinstance(error, StoreUnavailable) and error.sent and token:
+        raise unknown_outcome("Redis vanished in the middle", token) from error
+    if isinstance(error, _NOT_NOW):
+        raise Unavailable(f"{error}; {nothing}", retry_after=1) from error
+    raise error
+
+
 def of(error: Exception) -> Problem:
-    """What a client is told of an error. An unexpected one is logged here, with its traceback."""
+    """The problem of an error. An unexpected one is logged here, with its traceback."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, StoreUnavailable) and error.sent and request.method not in ("GET", "HEAD"):
         return OutcomeUnknown(f"{error}; what was asked for may be done all the same", retry_after=1)
-    if isinstance(error, _CONFLICTS):
+    if isinstance(error, KeyUsed):
+        return another_body()
+    if isinstance(error, NoRoom):
         return Conflict(str(error))
     if isinstance(error, _NOT_NOW):
         return Unavailable(str(error), retry_after=1)

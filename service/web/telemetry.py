@@ -184,7 +184,7 @@ class Models(Collector):
 
     def _redis(self) -> Iterator[Metric]:
         try:
-            used, limit = memory(self._context.links.mine())
+            used, limit = memory(self._context.link)
         except StoreError:
             yield GaugeMetricFamily("freshet_redis_up", "Whether Redis answers.", 0)
             return

@@ -18,15 +18,17 @@ from rich.table import Table
 from model import ModelSpec, OnlineModel
 from service.host import embedded
 from service.settings import Settings, redis_url
-from service.store import keys, models, pending
-from service.store.appending import Append, Limits, append, keep_answer
+from service.store import keys, models
+from service.store.appending import Append, Limits
 from service.store.blocks import Block
 from service.store.connection import Link
+from service.store.kept import BlockRecord
+from service.store.model_store import ModelStore
 from service.web.idempotency import new_key
 
 SPEC = {"task": "binary", "features": 20, "layers": [{"units": 64}, {"units": 32}]}
 NAME = "m"
-LIMITS = Limits(remembered=10**9, max_lag=10**9, label_ttl_ms=10**9)
+LIMITS = Limits(dedup_window=10**9, max_lag=10**9, label_ttl_ms=10**9)
 
 
 class Sample:
@@ -41,6 +43,7 @@ class Sample:
         """An empty Redis with a new model."""
         self.link.call("FLUSHALL", "SYNC")
         _, self.generation = models.create(self.link, NAME, self.spec.model_dump_json().encode())
+        self.store = ModelStore(self.link, NAME, self.generation)
 
     def bytes_of(self, *of: bytes) -> int:
         """What some keys take."""
@@ -51,8 +54,8 @@ class Sample:
         token = (key or new_key()).encode()
         features = np.random.default_rng(0).normal(size=(rows, 20))
         block = Block(features, np.ones((rows, 1)), ids=list(ids) if ids else None)
-        record = b"b" + token[:16].ljust(16, b"0") + b" 0"
-        append(self.link, NAME, self.generation, Append(token, block, token, record), LIMITS)
+        record = BlockRecord(token[:16].ljust(16, b"0"), 0)
+        self.store.log.append(Append(token, block, token, record.to_bytes()), LIMITS)
 
 
 def measured(sample: Sample, rows: int) -> list[tuple[str, float]]:
@@ -80,15 +83,15 @@ def measured(sample: Sample, rows: int) -> list[tuple[str, float]]:
     for _ in range(rows // 10):
         key = str(uuid.uuid4())
         sample.append(1, key=key)
-        keep_answer(sample.link, NAME, sample.generation, key.encode(), b"x" * 300, 10**9)
+        sample.store.kept.keep_answer(key.encode(), b"x" * 300, 10**9)
     found.append(
         ("answer to one observation, kept with its key", sample.bytes_of(*keys.answers(NAME)) / (rows // 10))
     )
     tell("Idempotency-Key of 36 characters, remembered", sample.bytes_of(*keys.seen(NAME)), rows // 10)
     for start in range(0, rows, 1000):
         ids = [str(uuid.UUID(int=(start + row) * 7919)) for row in range(1000)]
-        pending.remember(
-            *(sample.link, NAME, sample.generation, ids, 0, np.ones((1000, 20)), np.ones((1000, 1))),
+        sample.store.awaiting.remember(
+            *(ids, 0, np.ones((1000, 20)), np.ones((1000, 1))),
             label_ttl_ms=10**9,
             label_bytes=10**9,
         )

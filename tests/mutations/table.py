@@ -284,7 +284,7 @@ MUTATIONS = [
     ),
     Mutation(
         "learner misses a missing command",
-        "service/replay/applying.py",
+        "service/store/entries.py",
         "return entry.log_id == (log_id.position, log_id.command + 1)",
         "return True",
         LOG,

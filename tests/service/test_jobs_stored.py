@@ -118,7 +118,7 @@ def test_a_job_of_an_earlier_model_of_the_name_changes_nothing(stored: Stored) -
     for _ in range(10):
         again.append()
     assert outcomes(again, attempt) == REFUSED
-    assert jobs.load(stored.link, stored.name, attempt.id) is None
+    assert stored.store.jobs.load(attempt.id) is None
 
 
 def test_a_candidate_of_another_generation_is_not_promoted(stored: Stored) -> None:
@@ -129,7 +129,7 @@ def test_a_candidate_of_another_generation_is_not_promoted(stored: Stored) -> No
 
 def test_a_cancelled_job_is_never_promoted(stored: Stored) -> None:
     attempt = stored.attempt()
-    assert jobs.cancel(stored.link, stored.name, attempt.id) == "running"
+    assert stored.store.jobs.cancel(attempt.id) == "running"
     assert stored.promote(attempt, HEAD) == "cancelled"
     assert stored.loaded(attempt.id).state == "cancelled"
     assert all(entry.command is None for entry in stored.store.log.read(START, 100))
@@ -142,7 +142,7 @@ def test_a_running_job_without_a_trainer_is_cancelled_at_once(stored: Stored) ->
     stored.link.call(
         "HSET", f"freshet:{{{stored.name}}}:job:{attempt.id}", "beat", f"{int(seconds) - 61}.000"
     )
-    assert jobs.cancel(stored.link, stored.name, attempt.id) == "cancelled"
+    assert stored.store.jobs.cancel(attempt.id) == "cancelled"
     assert outcomes(stored, attempt) == REFUSED
     assert stored.job().state == "queued"
 
@@ -152,14 +152,14 @@ def test_a_cancelled_job_is_not_claimed(state: str, stored: Stored) -> None:
     job = stored.job()
     if state == "running":
         stored.claimed(job)
-    jobs.cancel(stored.link, stored.name, job.id)
+    stored.store.jobs.cancel(job.id)
     assert jobs.claim(stored.link, stored.loaded(job.id), "test") <= 0
     assert stored.loaded(job.id).state == "cancelled"
 
 
 def test_a_cancelled_job_that_is_given_back_has_ended(stored: Stored) -> None:
     attempt = stored.attempt()
-    jobs.cancel(stored.link, stored.name, attempt.id)
+    stored.store.jobs.cancel(attempt.id)
     assert not attempt.give_back(stored.link, died=True)
     assert stored.loaded(attempt.id).state == "cancelled"
 
@@ -242,9 +242,9 @@ def test_only_the_newest_jobs_of_a_model_are_kept(stored: Stored) -> None:
     made = []
     for _ in range(55):
         made.append(stored.job().id)
-        jobs.cancel(stored.link, stored.name, made[-1])
-    assert [job.id for job in jobs.history(stored.link, stored.name)] == made[:4:-1]
-    assert jobs.load(stored.link, stored.name, made[4]) is None
+        stored.store.jobs.cancel(made[-1])
+    assert [job.id for job in stored.store.jobs.history()] == made[:4:-1]
+    assert stored.store.jobs.load(made[4]) is None
 
 
 def test_trainers_are_told_of_a_job_that_starts_is_cancelled_or_given_back(
@@ -259,7 +259,7 @@ def test_trainers_are_told_of_a_job_that_starts_is_cancelled_or_given_back(
     assert attempt.give_back(stored.link, died=False)
     assert news.wait(1)
     stored.claimed(stored.loaded(attempt.id))
-    jobs.cancel(stored.link, stored.name, attempt.id)
+    stored.store.jobs.cancel(attempt.id)
     assert news.wait(1)
     assert not news.wait(0.01)
     subscriber.close()

@@ -10,7 +10,7 @@ from model import ModelSpec, OnlineModel
 from service.learner.learner import Learner
 from service.settings import Settings
 from service.store import keys, models
-from service.store.appending import Append, Limits, append, append_command
+from service.store.appending import Append, Limits
 from service.store.blocks import Block
 from service.store.connection import Link
 from service.store.entries import LogId
@@ -21,7 +21,7 @@ SMALL = ModelSpec.model_validate({"task": "regression", "features": 2, "layers":
 SLOW = ModelSpec.model_validate(
     {"task": "regression", "features": 200, "layers": [{"units": 400}, {"units": 400}]}
 )
-LIMITS = Limits(remembered=10**6, max_lag=10**6, label_ttl_ms=1000)
+LIMITS = Limits(dedup_window=10**6, max_lag=10**6, label_ttl_ms=1000)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def teach(link: Link, name: str, spec: ModelSpec, rows: int = 1, seed: int = 0) 
     choice = np.random.default_rng(seed)
     block = Block(choice.normal(size=(rows, spec.width)), choice.normal(size=(rows, 1)))
     token = f"{name}-{found[0].head}".encode()
-    return append(link, name, found[0].generation, Append(token, block, token), LIMITS).position
+    return (
+        ModelStore(link, name, found[0].generation).log.append(Append(token, block, token), LIMITS).position
+    )
 
 
 def lead(learner: Learner, *names: str) -> None:
@@ -163,7 +165,7 @@ def test_a_checkpoint_before_a_command_is_stored_before_the_snapshot_behind_it(
     steps_until(learner, "small", teach(link, "small", SMALL, 10))
     weights = learner.led["small"].model.weights_to_bytes()
     command = {"do": "weights", "version": 2}
-    log_id = append_command(link, "small", generation, b"key", command, b"", blob=weights)
+    log_id = ModelStore(link, "small", generation).log.append_command(b"key", command, b"", blob=weights)
     assert log_id == (10, 1)
     while learner.led["small"].log_id < log_id or learner.led["small"].snapshot_id < log_id:
         learner.step()

@@ -13,10 +13,11 @@ from service.learner.led_model import LedModel
 from service.learner.saving import Saver
 from service.settings import Settings
 from service.store import models
-from service.store.appending import Append, Appended, append
+from service.store.appending import Append, Appended
 from service.store.blocks import Block
 from service.store.connection import Link
 from service.store.entries import Entry, LogId
+from service.store.kept import Kept
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import LIMITS, Stored
@@ -45,7 +46,7 @@ def block(rows: int = 1, ids: list[str | None] | None = None) -> Block:
 
 
 def sent(stored: Stored, wanted: Append) -> Appended:
-    return append(stored.link, stored.name, stored.generation, wanted, LIMITS)
+    return stored.store.log.append(wanted, LIMITS)
 
 
 def positions(stored: Stored) -> list[int]:
@@ -55,8 +56,8 @@ def positions(stored: Stored) -> list[int]:
 def test_a_key_appends_once(stored: Stored) -> None:
     wanted = Append(b"token", block(2), b"key", record=b"record")
     assert sent(stored, wanted).position == 2
-    assert sent(stored, wanted).seen == b"2 record"
-    assert sent(stored, replace(wanted, token=b"another")).seen == b"2 record"
+    assert sent(stored, wanted).kept == Kept(2, b"record")
+    assert sent(stored, replace(wanted, token=b"another")).kept == Kept(2, b"record")
     assert sent(stored, replace(wanted, key=b"another")).position == 4
     assert positions(stored) == [2, 4]
 
@@ -70,12 +71,10 @@ def test_an_observation_id_is_appended_once(stored: Stored) -> None:
 
 
 def test_nothing_is_appended_to_a_model_of_another_generation(stored: Stored) -> None:
-    late = replace(stored)
     assert models.delete(stored.link, stored.name)
     again = Stored(stored.link, stored.name)
-    late.generation = stored.generation
     with pytest.raises(WrongGeneration):
-        sent(late, Append(b"1", block(), b"1"))
+        sent(stored, Append(b"1", block(), b"1"))
     assert positions(again) == []
 
 
@@ -90,10 +89,10 @@ def test_nothing_is_appended_far_ahead_of_what_was_applied(stored: Stored) -> No
     stored.append(5)
     limits = replace(LIMITS, max_lag=5)
     wanted = Append(b"1", block(), b"1")
-    assert append(stored.link, stored.name, stored.generation, wanted, limits).lag == 5
+    assert stored.store.log.append(wanted, limits).lag == 5
     term = stored.lead()
     stored.beat(term, LogId(1, 0))
-    assert append(stored.link, stored.name, stored.generation, wanted, limits).position == 6
+    assert stored.store.log.append(wanted, limits).position == 6
 
 
 def test_the_log_keeps_what_a_promotion_that_is_to_come_needs(stored: Stored) -> None:
@@ -122,9 +121,7 @@ def led(stored: Stored, tmp_path: Path) -> LedModel:
     for _ in range(3):
         stored.append()
     meta, _ = stored.described()
-    made = LedModel.load(
-        Settings(data_dir=tmp_path), stored.link, Saver(stored.link), stored.name, meta, stored.lead()
-    )
+    made = LedModel.load(Settings(data_dir=tmp_path), stored.store, Saver(stored.link), meta, stored.lead())
     apply(made, [stored.entry(LogId(1, 0)), stored.entry(LogId(2, 0))])
     return made
 
@@ -160,12 +157,12 @@ def test_nothing_is_appended_where_too_many_bytes_are_not_applied(stored: Stored
     stored.beat(term, LogId(5, 0), size=0)
     limits = replace(LIMITS, max_lag_bytes=100)
     wanted = Append(b"1", block(), b"1")
-    assert append(stored.link, stored.name, stored.generation, wanted, limits).position == 6, "none wait"
-    found = append(stored.link, stored.name, stored.generation, Append(b"2", block(), b"2"), limits)
+    assert stored.store.log.append(wanted, limits).position == 6, "none wait"
+    found = stored.store.log.append(Append(b"2", block(), b"2"), limits)
     assert found.lag == 1
     assert found.lag_bytes > 100
     stored.beat(term, LogId(6, 0), size=found.lag_bytes)
-    assert append(stored.link, stored.name, stored.generation, Append(b"2", block(), b"2"), limits).position
+    assert stored.store.log.append(Append(b"2", block(), b"2"), limits).position
 
 
 def test_thousands_of_commands_fit_between_two_observations(stored: Stored) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from service.jobs import schedules
 from service.jobs.schedules import SETTLING, Schedule
-from service.store import jobs, models
-from service.store import schedules as stored_schedules
-from service.store.appending import NewSchedule, append_command
+from service.store import models
+from service.store.appending import NewSchedule
 from service.store.connection import Link
 from service.store.entries import LogId
+from service.store.schedules import StoredSchedule
 from tests.faults import Valkey
 from tests.stored import Stored
 
@@ -46,7 +46,7 @@ class Scheduled:
         due = None if schedule is None else schedule.next_due(now)
         model, key = self.model, secrets.token_bytes(8)
         new = NewSchedule(text, due)
-        assert append_command(model.link, model.name, model.generation, key, None, b"", schedule=new)
+        assert model.store.log.append_command(key, None, b"", schedule=new)
 
     def reach(self, position: int, loss: float | None = None) -> None:
         """Let the model be so far, with a fading loss."""
@@ -54,16 +54,18 @@ class Scheduled:
         self.model.snapshot(self.model.fence(self.term, LogId(position, 0)), loss=loss)
 
     @property
-    def stored(self) -> stored_schedules.StoredSchedule:
+    def stored(self) -> StoredSchedule:
         """What is stored now."""
-        return stored_schedules.load_many(self.model.link, [self.model.name])[self.model.name]
+        found = self.model.store.schedule.load()
+        assert found is not None
+        return found
 
-    def tick(self, now: float, seen: stored_schedules.StoredSchedule | None = None) -> bool:
+    def tick(self, now: float, seen: StoredSchedule | None = None) -> bool:
         """A trainer's look at a time, at what it has `seen`; whether the schedule fired. The job ends at once."""
         model = self.model
-        fired = schedules.tick(model.link, model.name, model.generation, seen or self.stored, now)
+        fired = schedules.tick(model.store, seen or self.stored, now)
         if fired is not None:
-            assert jobs.cancel(model.link, model.name, fired) == "cancelled"
+            assert model.store.jobs.cancel(fired) == "cancelled"
         return fired is not None
 
 
@@ -88,7 +90,7 @@ def test_of_two_trainers_that_look_at_once_one_fires(link: Link) -> None:
     seen = hourly.stored
     assert hourly.tick(NOON + HOUR, seen)
     assert not hourly.tick(NOON + HOUR, seen)
-    assert len(jobs.history(link, hourly.model.name)) == 1
+    assert len(hourly.model.store.jobs.history()) == 1
 
 
 def test_a_schedule_waits_for_a_job_that_is_under_way(link: Link) -> None:
@@ -108,13 +110,13 @@ def test_a_schedule_that_was_seen_before_a_change_does_not_fire(link: Link) -> N
     hourly.set(None, NOON)
     hourly.set(hourly.schedule, NOON + HOUR)
     assert not hourly.tick(NOON + HOUR, seen)
-    assert not jobs.history(link, hourly.model.name)
+    assert not hourly.model.store.jobs.history()
 
 
 def test_a_removed_schedule_is_gone(link: Link) -> None:
     hourly = Scheduled(link, every=HOUR)
     hourly.set(None, NOON)
-    assert schedules.load(link, hourly.model.name) is None
+    assert schedules.load(hourly.model.store) is None
 
 
 def test_the_schedule_of_an_earlier_model_of_the_name_does_not_fire(link: Link) -> None:
@@ -172,7 +174,7 @@ def test_of_several_triggers_each_fires(link: Link) -> None:
 def test_what_a_job_is_asked_to_do_comes_with_it(link: Link) -> None:
     hourly = Scheduled(link, every=HOUR, job={"epochs": 3, "promote": "always"})
     assert hourly.tick(NOON + HOUR)
-    [job] = jobs.history(link, hourly.model.name)
+    [job] = hourly.model.store.jobs.history()
     assert job.request["by"] == "schedule"
     assert (job.request["retrain"]["epochs"], job.request["retrain"]["promote"]) == (3, "always")
 

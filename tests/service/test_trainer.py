@@ -12,7 +12,6 @@ from model import ModelSpec
 from service.jobs.retraining import Retraining
 from service.processes import identity
 from service.settings import Settings
-from service.store import jobs
 from service.store.connection import Link
 from service.store.jobs import Job
 from service.trainer.worker import LOOK, SILENCE, SilentJobs, Trainer
@@ -111,7 +110,7 @@ def test_a_job_that_waited_long_has_lost_no_attempt(trainer: Trainer, link: Link
         clock.now += 2 * LOOK
         trainer.step()
     assert (other.loaded(second.id).state, other.loaded(second.id).attempt) == ("queued", 1)
-    jobs.cancel(link, model.name, first.id)
+    model.store.jobs.cancel(first.id)
     until(lambda: other.loaded(second.id).state == "succeeded", trainer)
     assert other.loaded(second.id).attempt == 1
     assert model.loaded(first.id).state == "cancelled"

@@ -8,8 +8,8 @@ import numpy as np
 from model import RowError
 from service.errors import Invalid
 from service.schemas import ABSENT, Observation
+from service.store.awaiting import Awaiting
 from service.store.blocks import Block
-from service.store.pending import Awaiting
 from service.web.replicas.replica import ServedModel
 from service.web.slicing import encode_labels, encode_rows
 

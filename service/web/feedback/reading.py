@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from service.errors import Invalid
 from service.schemas import Observation, problem
-from service.store.pending import Awaiting
+from service.store.awaiting import Awaiting
 from service.web import loop
 from service.web.feedback.drafts import NO_PREDICTION, Draft, encode
 from service.web.feedback.submit import Feedback

@@ -15,8 +15,8 @@ from http import HTTPStatus
 from operator import itemgetter
 from typing import Any, Literal
 
-from service.errors import Conflict, Invalid, Problem, ServiceError, StoreError, TooManyRequests, Unavailable
-from service.store.appending import keep, kept
+from service.errors import Conflict, Invalid, Problem, ServiceError, StoreError, TooManyRequests
+from service.store.kept import Kept, StreamRecord
 from service.web import problems
 from service.web.context import Web
 from service.web.feedback.counting import count_losses, count_rows
@@ -24,7 +24,7 @@ from service.web.feedback.drafts import Draft, PredictionGone
 from service.web.feedback.reading import Part, Reading
 from service.web.feedback.results import mean_loss, row_results
 from service.web.feedback.submit import Outcome
-from service.web.idempotency import Request, Seen, another_body, new_key
+from service.web.idempotency import Request, another_body, new_key
 from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter
 
@@ -45,39 +45,6 @@ class StreamOptions:
     results: Results = "none"
     key: str | None = None  # the client's Idempotency-Key
     columns: int = 0  # numbers of each prediction that results tell
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a stream has come: what became of its first `lines` lines, whose hash is `digest`.
-
-    `loss` is the sum over the `learned` observations whose result is known.
-    """
-
-    lines: int = 0
-    digest: str = ""
-    appended: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    learned: int = 0
-    loss: float = 0.0
-    done: bool = False
-
-    def to_bytes(self) -> bytes:
-        """The record that is kept with the stream's key."""
-        counts = f"{self.lines} {self.digest} {self.appended} {self.duplicates} {self.rejected}"
-        return f"s{counts} {self.learned} {self.loss!r} {self.done:d}".encode()
-
-    @classmethod
-    def parse(cls, record: bytes) -> "Progress":
-        """From what `to_bytes` wrote. Raises Invalid if the key is that of a request of another kind."""
-        if not record.startswith(b"s"):
-            raise another_body()
-        lines, digest, appended, duplicates, rejected, learned, loss, done = record[1:].decode().split(" ")
-        return cls(
-            *(int(lines), digest, int(appended), int(duplicates), int(rejected)),
-            *(int(learned), float(loss), done == "1"),
-        )
 
 
 @dataclass(slots=True)
@@ -132,9 +99,9 @@ class StreamUpload:
         self._options = options
         self._key = options.key or new_key()
         self._hash = hashlib.blake2b(digest_size=12)  # of the lines so far
-        self._newest: Seen | None = None  # what is kept with the key, as far as this try knows
-        self._ahead: Progress | None = None  # of another try: this one has not read that far yet
-        self._progress = Progress()
+        self._newest: Kept | None = None  # what is kept with the key, as far as this try knows
+        self._ahead: StreamRecord | None = None  # of another try: this one has not read that far yet
+        self._progress = StreamRecord()
         self._position, self._timeline = 0, 0  # of the newest block
         self._learned, self._loss = 0, 0.0
         self._errors: list[dict[str, Any]] = []
@@ -149,11 +116,11 @@ class StreamUpload:
         if self._options.key is None:
             return
         try:
-            value = kept(self._context.links.mine(), self._served.name, self._key.encode())
+            kept = self._served.store.kept.find(self._key.encode())
         except StoreError as error:
-            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
-        if value is not None:
-            self._follow(Seen.parse(value))
+            problems.refuse(error, self._served, "nothing was appended")
+        if kept is not None:
+            self._follow(kept)
 
     def add(self, part: Part) -> None:
         """Append some lines."""
@@ -171,7 +138,7 @@ class StreamUpload:
                 sent = self._append(part, reading, after)
             except PredictionGone:
                 continue  # the lines are read again, and refused now
-            if isinstance(sent, Seen):
+            if isinstance(sent, Kept):
                 self._follow(sent)
                 part = self._skip(part)
                 continue
@@ -209,18 +176,18 @@ class StreamUpload:
             self._ahead = None
         return part
 
-    def _follow(self, seen: Seen) -> None:
+    def _follow(self, kept: Kept) -> None:
         """Go on from where another try has come to. Raises Invalid, Conflict."""
-        ahead = Progress.parse(seen.record)
+        ahead = StreamRecord.parse(kept.record)
         if ahead.lines <= self._progress.lines and self._progress.lines:
             raise Conflict("another request with this Idempotency-Key goes on with the stream", retry_after=1)
-        self._newest, self._ahead, self._progress = seen, ahead, ahead
-        self._position = max(self._position, seen.position)
+        self._newest, self._ahead, self._progress = kept, ahead, ahead
+        self._position = max(self._position, kept.position)
         self._learned, self._loss = ahead.learned, ahead.loss
 
     # -- appending -------------------------------------------------------------------------------------------
 
-    def _append(self, part: Part, reading: Reading, after: Callable[[int, int], Progress]) -> Sent | Seen:
+    def _append(self, part: Part, reading: Reading, after: Callable[[int, int], StreamRecord]) -> Sent | Kept:
         """Append what was read. `after` is given how many were appended and how many were duplicates."""
         if reading.draft is None:
             return Sent(part, reading, Outcome(self._position, []))
@@ -248,9 +215,9 @@ class StreamUpload:
             if not isinstance(outcome, Outcome) or not outcome.rows:
                 self._forget(token, waiter)
                 waiter = None
-        if isinstance(outcome, Seen):
+        if isinstance(outcome, Kept):
             return outcome
-        self._newest = Seen(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
+        self._newest = Kept(outcome.position, request.record(len(outcome.rows), len(outcome.duplicates)))
         self._timeline = max(self._timeline, outcome.timeline)
         return Sent(part, reading, outcome, token, waiter)
 
@@ -264,7 +231,7 @@ class StreamUpload:
 
     def _append_when_there_is_room(
         self, draft: Draft, request: Request, columns: int | None
-    ) -> Outcome | Seen:
+    ) -> Outcome | Kept:
         """Append; where the learner is far behind, wait as long as it gets on."""
         while True:
             step = self._served.version.step
@@ -277,11 +244,11 @@ class StreamUpload:
                 if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
 
-    def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], Progress]:
+    def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], StreamRecord]:
         """What is kept with the key once the lines up to `last` are appended."""
         before = replace(self._progress, learned=self._learned, loss=self._loss)
 
-        def after(appended: int, duplicates: int) -> Progress:
+        def after(appended: int, duplicates: int) -> StreamRecord:
             return replace(
                 before,
                 lines=last,
@@ -413,9 +380,8 @@ class StreamUpload:
             loss=self._loss,
             done=True,
         )
-        value = Seen(self._newest.position, done.to_bytes())
+        kept = Kept(self._newest.position, done.to_bytes())
         with suppress(StoreError):
-            keep(
-                *(self._context.links.mine(), self._served.name, self._served.generation, self._key.encode()),
-                *(self._newest.to_bytes(), value.to_bytes(), self._context.settings.answer_bytes),
+            self._served.store.kept.keep(
+                self._key.encode(), self._newest, kept, self._context.settings.answer_bytes
             )

@@ -7,27 +7,29 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from service.errors import (
+    KeyUsed,
     Problem,
+    StoreError,
     StoreFull,
     StoreUnavailable,
     TooManyRequests,
     Unavailable,
-    WrongGeneration,
 )
 from service.schemas import ABSENT, Observation
 from service.settings import Settings
-from service.store import pending
-from service.store.appending import Append, Appended, Limits, append, keep, keep_answer, kept_answer
-from service.store.connection import Links
+from service.store.appending import Append, Appended, Limits
+from service.store.awaiting import Awaiting
+from service.store.connection import SharedLink
 from service.store.grouping import GroupedLink
+from service.store.kept import BlockRecord, Kept
+from service.store.log import Log
 from service.store.messages import Result
-from service.store.pending import Awaiting
-from service.web import loop
+from service.web import loop, problems
 from service.web.access import key_name
 from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.web.feedback.pressure import Pressure
-from service.web.idempotency import Request, Seen, another_body, body_digest, new_key
-from service.web.replicas.replica import ServedModel, missing
+from service.web.idempotency import Request, body_digest, new_key
+from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter, Waiting
 
 GROUPED_BYTES = 32 * 1024  # of features: a larger append goes by itself, and holds up no small ones
@@ -66,10 +68,10 @@ class Repetition:
 class Feedback:
     """Appends observations for one web process, and waits for their results."""
 
-    def __init__(self, settings: Settings, links: Links, web: str, waiting: Waiting) -> None:
+    def __init__(self, settings: Settings, link: SharedLink, web: str, waiting: Waiting) -> None:
         self._settings = settings
-        self._links = links
-        self._appends = GroupedLink(links.url, links.timeout)
+        self._link = link
+        self._appends = GroupedLink(link.url, link.timeout)
         self._web = web
         self._waiting = waiting
         self._pressure = Pressure()
@@ -84,28 +86,26 @@ class Feedback:
         """Remember predictions until their labels come. Raises Unavailable: then nothing is remembered."""
         try:
             self._check_memory(served, features.nbytes)
-            pending.remember(
-                *(self._links.mine(), served.name, served.generation, ids, step, features, made),
+            served.store.awaiting.remember(
+                *(ids, step, features, made),
                 label_ttl_ms=self._ttl_ms,
                 label_bytes=self._settings.label_bytes,
             )
-        except WrongGeneration as error:
-            raise missing(served) from error
-        except (StoreUnavailable, StoreFull) as error:
-            raise Unavailable(f"{error}; predictions cannot be remembered now", retry_after=1) from error
+        except StoreError as error:
+            problems.refuse(error, served, "predictions cannot be remembered now")
 
     def look_up(
         self, served: ServedModel, observations: Sequence[Observation]
     ) -> dict[int, int | Awaiting | None]:
-        """What stands for the observations with an id and no features: row -> position, prediction or nothing."""
+        """What is found for the observations with an id and no features: row -> position, prediction or nothing."""
         rows = [row for row, o in enumerate(observations) if o.features is ABSENT and o.id is not None]
         if not rows:
             return {}
         ids = [observations[row].id or "" for row in rows]
         try:
-            found = pending.look_up(self._links.mine(), served.name, ids, self._ttl_ms, served.features.width)
-        except StoreUnavailable as error:
-            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+            found = served.store.awaiting.look_up(ids, self._ttl_ms, served.features.width)
+        except StoreError as error:
+            problems.refuse(error, served, "nothing was appended")
         return dict(zip(rows, found, strict=True))
 
     def draft(self, served: ServedModel, observations: Sequence[Observation], prefix: str) -> Draft:
@@ -130,9 +130,11 @@ class Feedback:
         """
         token = (key or new_key()).encode()
         digest = body_digest(body)
-        request = Request(
-            token, token, lambda _, duplicates: b"b%b %d" % (digest, duplicates), named=key is not None
-        )
+
+        def record(_: int, duplicates: int) -> bytes:
+            return BlockRecord(digest, duplicates).to_bytes()
+
+        request = Request(token, token, record, named=key is not None)
         with self._waiting.turn(), self._waiting.waiter(served.generation, token) as waiter:
             timeout = 0.0 if served.is_late else self._settings.apply_timeout
             try:
@@ -141,7 +143,7 @@ class Feedback:
                 raise request.refusal(gone(error.rows, prefix)) from None
             except Problem as error:
                 raise request.refusal(error) from error
-            if isinstance(outcome, Seen):
+            if isinstance(outcome, Kept):
                 return self._repetition(served, outcome, digest, token, len(draft.block), timeout)
             self.await_result(served, outcome, waiter, timeout)
             return outcome
@@ -158,35 +160,28 @@ class Feedback:
     def keep_answer(self, served: ServedModel, key: str, answer: bytes) -> None:
         """Keep the answer to the request with this key, for its repetitions. Best effort."""
         try:
-            keep_answer(
-                self._links.mine(),
-                served.name,
-                served.generation,
-                key.encode(),
-                answer,
-                self._settings.answer_bytes,
-            )
+            served.store.kept.keep_answer(key.encode(), answer, self._settings.answer_bytes)
         except (StoreUnavailable, StoreFull):
             return
 
     def _repetition(
-        self, served: ServedModel, seen: Seen, digest: bytes, key: bytes, rows: int, timeout: float
+        self, served: ServedModel, kept: Kept, digest: bytes, key: bytes, rows: int, timeout: float
     ) -> Repetition:
-        first, _, duplicates = seen.record.removeprefix(b"b").partition(b" ")
-        if not seen.record.startswith(b"b") or first != digest:
-            raise another_body()
-        applied = served.wait_for(seen.position, timeout)
-        appended, answer = rows - int(duplicates), seen.answer
+        first = BlockRecord.parse(kept.record)
+        if first.digest != digest:
+            raise KeyUsed
+        applied = served.wait_for(kept.position, timeout)
+        appended, answer = rows - first.duplicates, kept.answer
         for _ in range(ANSWER_LOOKS if applied and appended else 0):
             if answer:
                 break
             time.sleep(ANSWER_PAUSE)  # the first request may be about to keep it
-            answer = kept_answer(self._links.mine(), served.name, key) or b""
-        return Repetition(seen.position, appended, int(duplicates), applied, answer or None)
+            answer = served.store.kept.answer(key) or b""
+        return Repetition(kept.position, appended, first.duplicates, applied, answer or None)
 
     def append(
         self, served: ServedModel, draft: Draft, request: Request, columns: int | None
-    ) -> Outcome | Seen:
+    ) -> Outcome | Kept:
         """Append the rows of a draft that were not appended before, or find what was done with the key.
 
         `columns` is how many numbers of each prediction the result is to have; None: no result is waited for.
@@ -210,7 +205,7 @@ class Feedback:
                 part,
                 request.key,
                 request.record(len(fresh), len(rows) - len(fresh)),
-                b"" if request.known is None else request.known.to_bytes(),
+                request.known,
                 joined,
                 seen.step,
                 seen.timeline,
@@ -222,29 +217,22 @@ class Feedback:
                 served.note_entry(appended.position, request.token)
                 places = _positions(again, fresh, appended.position)
                 return Outcome(appended.position, list(fresh), known | places, appended.timeline)
-            if appended.seen:
-                return Seen.parse(appended.seen, appended.answer)
+            if appended.kept is not None:
+                return appended.kept
             self._adapt(served, draft, fresh, appended)
 
-    def _keep(self, served: ServedModel, request: Request, position: int, duplicates: int) -> Seen | None:
+    def _keep(self, served: ServedModel, request: Request, position: int, duplicates: int) -> Kept | None:
         """Keep with a key that all were duplicates. Returns what is kept with it already, if that is something else.
 
         Raises Unavailable, NotFound.
         """
         if not request.named:
             return None
-        context = Seen(position, request.record(0, duplicates))
-        known = b"" if request.known is None else request.known.to_bytes()
+        kept = Kept(position, request.record(0, duplicates))
         try:
-            other = keep(
-                *(self._links.mine(), served.name, served.generation, request.key),
-                *(known, context.to_bytes(), self._settings.answer_bytes),
-            )
-        except WrongGeneration as error:
-            raise missing(served) from error
-        except (StoreUnavailable, StoreFull) as error:
-            raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
-        return None if other is None else Seen.parse(other)
+            return served.store.kept.keep(request.key, request.known, kept, self._settings.answer_bytes)
+        except StoreError as error:
+            problems.refuse(error, served, "nothing was appended")
 
     def _adapt(self, served: ServedModel, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
         """Change a draft so that what spoke against it does so no more.
@@ -285,31 +273,27 @@ class Feedback:
         while True:
             try:
                 self._check_memory(served, wanted.block.features.nbytes)
-                link = self._appends if wanted.block.features.nbytes <= GROUPED_BYTES else self._links.mine()
-                appended = append(link, served.name, served.generation, wanted, self._limits)
-                if request.is_unknown and appended.seen and Seen.parse(appended.seen).record == wanted.record:
+                link = self._appends if wanted.block.features.nbytes <= GROUPED_BYTES else self._link
+                appended = Log(link, served.name, served.generation).append(wanted, self._limits)
+                kept = appended.kept
+                if request.is_unknown and kept is not None and kept.record == wanted.record:
                     # It was carried out the first time.
-                    appended = Appended(Seen.parse(appended.seen).position, wanted.timeline)
-                request.is_unknown = request.is_unknown and not (appended.position or appended.seen)
+                    appended = Appended(kept.position, wanted.timeline)
+                request.is_unknown = request.is_unknown and not (appended.position or kept)
                 return appended
-            except WrongGeneration as error:
-                raise missing(served) from error
-            except StoreFull as error:
-                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
-            except StoreUnavailable as error:
-                request.is_unknown = request.is_unknown or error.sent
-                if time.monotonic() < deadline:
-                    time.sleep(0.02)
-                    continue
-                raise Unavailable(f"{error}; nothing was appended", retry_after=1) from error
+            except StoreError as error:
+                if isinstance(error, StoreUnavailable):
+                    request.is_unknown = request.is_unknown or error.sent
+                    if time.monotonic() < deadline:
+                        time.sleep(0.02)
+                        continue
+                problems.refuse(error, served, "nothing was appended")
 
     def _check_memory(self, served: ServedModel, size: int) -> None:
         """Refuse to write where Redis is nearly full. Raises Unavailable, StoreUnavailable with nothing sent."""
-        link = self._links.mine()
+        link = self._link
         try:
-            self._pressure.check(
-                link, size, lambda: pending.expire(link, served.name, served.generation, self._ttl_ms)
-            )
+            self._pressure.check(link, size, lambda: served.store.awaiting.expire(self._ttl_ms))
         except StoreUnavailable as error:
             raise StoreUnavailable(str(error)) from error
 

@@ -8,7 +8,7 @@ from service.counters import REDIS_TROUBLES
 from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
 from service.store import models
-from service.store.connection import Link, Links
+from service.store.connection import Link, SharedLink
 from service.store.entries import START, LogId
 from service.store.leadership import Sight
 from service.store.messages import Message, Publication, Subscription, parse_results
@@ -38,14 +38,14 @@ class Replicas:
     Whatever is wrong with one model stays with it: it is noted in `troubles`, and the others go on.
     """
 
-    def __init__(self, links: Links, web: str, waiting: Waiting) -> None:
+    def __init__(self, link: SharedLink, web: str, waiting: Waiting) -> None:
         self._served: dict[str, ServedModel] = {}
         self._busy: set[str] = set()  # models that are being loaded or replayed
-        self._links = links
+        self._link = link
         self._waiting = waiting
-        self._poll_link = Link(links.url, links.timeout)
+        self._poll_link = Link(link.url, link.timeout)
         self._connects = 0  # of the poller's link, when the log was last compared with what was seen
-        self._subscription = Subscription(Link(links.url, links.timeout), web)
+        self._subscription = Subscription(Link(link.url, link.timeout), web)
         self._subscribed = threading.Event()
         self._look = threading.Event()
         self._deaf = threading.Event()  # publications are missing: subscribe anew
@@ -98,7 +98,7 @@ class Replicas:
 
         Raises NotFound, StoreUnavailable; Unavailable for a model that cannot be loaded.
         """
-        link = self._links.mine()
+        link = self._link
         found = models.describe(link, [name])[name]
         if found is None:
             raise NotFound(f"there is no model {name!r}")
@@ -317,7 +317,7 @@ class Replicas:
         log.warning("no learner: this process replays the log", model=served.name, step=served.version.step)
         try:
             served.swap(
-                loop.run(_replay, self._links.url, self._links.timeout, served.store, meta, lead, long=True)
+                loop.run(_replay, self._link.url, self._link.timeout, served.store, meta, lead, long=True)
             )
         except StoreUnavailable:
             raise

@@ -7,9 +7,7 @@ from flask import Blueprint, Response
 
 from service.errors import Conflict, NotFound
 from service.jobs.retraining import NOT_BETTER
-from service.store import jobs
-from service.store.connection import Link
-from service.store.jobs import Job, token_of
+from service.store.jobs import Job, model_of, token_of
 from service.store.model_store import ModelStore
 from service.web.context import answer, web
 
@@ -19,37 +17,34 @@ routes = Blueprint("jobs", __name__)
 @routes.get("/v1/jobs/<job_id>")
 def describe(job_id: str) -> Response:
     """One job: its state, the losses of its epochs so far, the time left, its result."""
-    link = web().links.mine()
-    job = jobs.load(link, jobs.model_of(job_id), job_id)
+    store = ModelStore(web().link, model_of(job_id))
+    job = store.jobs.load(job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id!r}")
-    return answer(to_response(job, _refusals(link, job.model).get(token_of(job.id))))
+    return answer(to_response(job, _refusals(store).get(token_of(job.id))))
 
 
 @routes.get("/v1/models/<name>/jobs")
 def list_of_model(name: str) -> Response:
     """A model's newest jobs, newest first, without the losses of their epochs."""
-    context = web()
-    context.served(name)
-    link = context.links.mine()
-    refused = _refusals(link, name)
-    found = [to_response(job, refused.get(token_of(job.id))) for job in jobs.history(link, name)]
+    store = web().served(name).store
+    refused = _refusals(store)
+    found = [to_response(job, refused.get(token_of(job.id))) for job in store.jobs.history()]
     listed = [{key: value for key, value in job.items() if key != "losses"} for job in found]
     return answer({"model": name, "jobs": listed})
 
 
-def _refusals(link: Link, name: str) -> dict[str, str]:
+def _refusals(store: ModelStore) -> dict[str, str]:
     """Why the learner refused commands of a model, by their tokens."""
-    return {refusal.token: refusal.detail for refusal in ModelStore(link, name).refusals.list_all()}
+    return {refusal.token: refusal.detail for refusal in store.refusals.list_all()}
 
 
 @routes.delete("/v1/jobs/<job_id>")
 def cancel(job_id: str) -> Response:
     """Cancel a job: at once if it waits; its trainer ends one that runs. 409 if it has ended otherwise."""
-    context = web()
-    name = jobs.model_of(job_id)
-    state = jobs.cancel(context.links.mine(), name, job_id)
-    job = jobs.load(context.links.mine(), name, job_id)
+    jobs = ModelStore(web().link, model_of(job_id)).jobs
+    state = jobs.cancel(job_id)
+    job = jobs.load(job_id)
     if state is None or job is None:
         raise NotFound(f"there is no job {job_id!r}")
     if state in ("succeeded", "failed"):
@@ -58,7 +53,7 @@ def cancel(job_id: str) -> Response:
 
 
 def to_response(job: Job, refusal: str | None = None) -> dict[str, Any]:
-    """What a client is told of a job. `refusal` is why the learner refused its promotion, if it did."""
+    """A job in a response. `refusal` is why the learner refused its promotion, if it did."""
     progress, running = job.progress, job.state == "running"
     result = job.result and {**as_now(job.result), "log_id": job.log_id}
     if result and refusal:

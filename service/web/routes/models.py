@@ -18,11 +18,10 @@ from service.jobs.schedules import Schedule
 from service.logs import log
 from service.replay.states import newest_state
 from service.schemas import Strict, parse, problem
-from service.store import jobs, models, pending
-from service.store import schedules as stored_schedules
+from service.store import models
 from service.store.appending import NewSchedule
 from service.store.entries import LogId
-from service.store.jobs import Job
+from service.store.jobs import ENDED, Job
 from service.store.models import Room
 from service.web import loop
 from service.web.access import may_see
@@ -59,7 +58,7 @@ def create(name: str) -> Response:
     context = web()
     raw = json_body()
     spec, schedule = _spec_and_schedule(raw, context)
-    link = context.links.mine()
+    link = context.link
     retrains = "" if schedule is None else schedule.model_dump_json()
     due = schedules.first_due(link, schedule)
     _check_buildable(context, name, spec)
@@ -111,7 +110,6 @@ def patch(name: str) -> Response:
         served,
         {"do": "set", **changes} if changes else None,
         idempotency_key(),
-        hyperparameters=changes,
         schedule=_schedule(context, body.retrain) if "retrain" in given else None,
     )
     return answer(_described(context, served), HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
@@ -120,7 +118,7 @@ def patch(name: str) -> Response:
 def _schedule(context: Web, schedule: Schedule | None) -> NewSchedule:
     if schedule is None:
         return NewSchedule("")
-    return NewSchedule(schedule.model_dump_json(), schedules.first_due(context.links.mine(), schedule))
+    return NewSchedule(schedule.model_dump_json(), schedules.first_due(context.link, schedule))
 
 
 def _rebuild(
@@ -136,23 +134,22 @@ def _rebuild(
         if spec.model_dump_json(include={field}) != served.spec.model_dump_json(include={field}):
             detail = "a rebuild keeps task, features, classes and targets as they are"
             raise Invalid.at(f"/{field}", detail)
-    link, name = context.links.mine(), served.name
-    scheduled = schedules.load(link, name)
+    scheduled = schedules.load(served.store)
     is_new = schedule is not None and (scheduled is None or scheduled.schedule != schedule)
     wanted = _schedule(context, schedule) if is_new else None
     put = "" if schedule is None else schedule.model_dump_json()
-    job = _rebuild_under_way(context, served, spec)
+    job = _rebuild_under_way(served, spec)
     if job is not None:
         return retrain.accepted(job)
     if _spec_in_force(served) == spec:  # only the schedule is another one, or the rebuild has just been done
         if wanted is not None:
             order(context, served, None, idempotency_key(), schedule=wanted)
-        stored_schedules.note_put(link, name, served.generation, put)
+        served.store.schedule.note_put(put)
         return answer(_described(context, served))
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
-    return retrain.start(context, served, asked, idempotency_key(), raw, wanted, put)
+    return retrain.start(served, asked, idempotency_key(), raw, wanted, put)
 
 
 def _spec_in_force(served: ServedModel) -> ModelSpec:
@@ -163,14 +160,13 @@ def _spec_in_force(served: ServedModel) -> ModelSpec:
     return ModelSpec.model_validate_json(found[0].current_spec)
 
 
-def _rebuild_under_way(context: Web, served: ServedModel, spec: ModelSpec) -> Job | None:
+def _rebuild_under_way(served: ServedModel, spec: ModelSpec) -> Job | None:
     """The model's newest job if it is a rebuild to this spec, and the learner has not carried it out yet."""
-    link, name = context.links.mine(), served.name
-    newest = next(iter(jobs.history(link, name)), None)
+    newest = next(iter(served.store.jobs.history()), None)
     if newest is None or newest.request.get("spec") != spec.model_dump(mode="json"):
         return None
     if newest.log_id is None:
-        return None if newest.state in jobs.ENDED else newest
+        return None if newest.state in ENDED else newest
     kept = served.store.snapshots.log_id()
     is_done = kept is not None and kept >= LogId.parse(newest.log_id.encode())
     return None if is_done else newest
@@ -196,7 +192,7 @@ def describe(name: str) -> Response:
 def delete(name: str) -> Response:
     """Delete a model with everything that belongs to it."""
     context = web()
-    link = context.links.mine()
+    link = context.link
     lost = context.replicas.lost(name)
     deleted = models.delete(link, name, None if lost is None else lost.generation)
     context.replicas.forget(name)
@@ -209,8 +205,9 @@ def delete(name: str) -> Response:
 def metrics(name: str) -> Response:
     """Prequential scores: each observation was predicted before it was learned; and how late labels come."""
     context = web()
-    replica = context.served(name).version
-    late_labels = _late_labels(context, name)
+    served = context.served(name)
+    replica = served.version
+    late_labels = _late_labels(context, served)
     return answer(
         {"model": name, **position(context, replica), "metrics": replica.metrics, "late_labels": late_labels}
     )
@@ -225,10 +222,10 @@ def diagnostics(name: str) -> Response:
     return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
 
 
-def _late_labels(context: Web, name: str) -> dict[str, Any] | None:
+def _late_labels(context: Web, served: ServedModel) -> dict[str, Any] | None:
     """How predictions and their late labels find each other; None without any, and while Redis is away."""
     try:
-        return pending.counts(context.links.mine(), name, round(context.settings.label_ttl * 1000))
+        return served.store.awaiting.counts(round(context.settings.label_ttl * 1000))
     except StoreUnavailable:
         return None
 
@@ -313,7 +310,7 @@ def _live(context: Web, served: ServedModel) -> dict[str, Any]:
     job = scheduled = None
     try:
         found = served.store.describe()
-        scheduled = schedules.load(context.links.mine(), served.name)
+        scheduled = schedules.load(served.store)
         refused = served.store.refusals.list_all()
     except StoreUnavailable:
         return {"hyperparameters": None, "retrain": None, "job": None, "refusals": None}

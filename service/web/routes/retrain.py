@@ -6,21 +6,15 @@ from typing import Any
 
 from flask import Blueprint, Response, url_for
 
-from service.errors import (
-    Conflict,
-    Invalid,
-    NotFound,
-    StoreUnavailable,
-    WrongGeneration,
-)
+from service.errors import Conflict, Invalid, NotFound, StoreError
 from service.jobs.retraining import Retraining, TooFewRows, start_of
 from service.jobs.undo import Undo
 from service.schemas import parse
-from service.store import jobs
 from service.store.appending import NewSchedule
-from service.store.jobs import Job
+from service.store.jobs import Job, new_id
+from service.web import problems
 from service.web.context import Web, answer, idempotency_key, json_body, web
-from service.web.idempotency import another_body, body_digest, new_key, vanished
+from service.web.idempotency import another_body, body_digest, new_key
 from service.web.replicas.replica import ServedModel, missing
 from service.web.routes.jobs import to_response
 
@@ -37,7 +31,7 @@ def retrain(name: str) -> Response:
     check_limits(context, body)
     check_rows(served, body)
     request = {"retrain": body.model_dump(mode="json"), "by": "request"}
-    return start(context, served, request, idempotency_key(), raw)
+    return start(served, request, idempotency_key(), raw)
 
 
 def check_limits(context: Web, body: Retraining, prefix: str = "") -> None:
@@ -61,7 +55,6 @@ def check_rows(served: ServedModel, body: Retraining) -> None:
 
 
 def start(
-    context: Web,
     served: ServedModel,
     request: dict[str, Any],
     key: str | None,
@@ -70,31 +63,26 @@ def start(
     put: str | None = None,
 ) -> Response:
     """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
-    link, name = context.links.mine(), served.name
-    token = key or new_key()
-    job_id = jobs.new_id(name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
+    jobs, token = served.store.jobs, key or new_key()
+    job_id = new_id(served.name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = body_digest(raw).decode()
     try:
-        started = jobs.start(
-            link, name, served.generation, job_id, request, digest, token, schedule=schedule, put=put
-        )
-    except WrongGeneration as error:
-        raise missing(served) from error
-    except StoreUnavailable as error:
-        raise vanished(error, "no job was started", token) from error
+        started = jobs.start(job_id, request, digest, token, schedule=schedule, put=put)
+    except StoreError as error:
+        problems.refuse(error, served, "no job was started", token)
     if started.outcome == "different":
         raise another_body()
     if started.outcome == "busy":
         where = url_for("jobs.describe", job_id=started.id)
         raise Conflict(f"a job of this model is under way: {where}", job=where)
-    job = jobs.load(link, name, job_id)
+    job = jobs.load(job_id)
     if job is None:
         raise NotFound("the job of this Idempotency-Key has ended, and is not among the newest any more")
     return accepted(job)
 
 
 def accepted(job: Job) -> Response:
-    """What a client is told whose job is to be done."""
+    """The response to a request whose job will be done."""
     where = url_for("jobs.describe", job_id=job.id)
     return answer(to_response(job), HTTPStatus.ACCEPTED, {"Location": where})
 
@@ -108,4 +96,4 @@ def undo(name: str) -> Response:
     asked = parse(Undo, raw)
     retraining = Retraining(epochs=1, promote="always").model_dump(mode="json")
     request = {"retrain": retraining, "undo": asked.model_dump(mode="json"), "by": "undo"}
-    return start(context, served, request, idempotency_key(), raw)
+    return start(served, request, idempotency_key(), raw)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from service.errors import StoreError, StoreUnavailable, TermLost
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_BENCH = 60.0  # seconds
 BEAT = 0.25  # seconds between heartbeats, and between looks for models without a learner
 AT_ONCE = 100  # heartbeats sent together: Redis does nothing else meanwhile
-STUCK = 30.0  # seconds without progress of the main thread after which the heart stops
+STUCK = 30.0  # seconds without progress of the main thread after which the heartbeat stops
 
 
 class Candidates:
@@ -75,23 +76,28 @@ class Bench:
 class LeaderHeartbeat(threading.Thread):
     """Moves the heartbeat of every led model, in its own thread, as long as the main thread makes progress."""
 
-    def __init__(self, learner: "Learner", link: Link) -> None:
+    def __init__(self, learner: "Learner", link: Link, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._learner = learner
         self._link = link
+        self._clock = clock
+        self._progress: tuple[float, int] | None = None
+        self._moved_at = clock()
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """Beat until stopped."""
-        progress: tuple[float, int] | None = None
-        moved_at = time.monotonic()
         while not self._stopped.wait(BEAT):
-            # The main thread's rounds, and within a block that takes long the steps of the models.
-            steps = sum(led.model.step for led in list(self._learner.led.values()))
-            if progress != (self._learner.progress_at, steps):
-                progress, moved_at = (self._learner.progress_at, steps), time.monotonic()
-            if time.monotonic() - moved_at < STUCK:
+            if not self.is_stuck():
                 self.beat()
+
+    def is_stuck(self) -> bool:
+        """Whether the main thread has made no progress for `STUCK` seconds, as far as was looked."""
+        # The main thread's rounds, and within a block that takes long the steps of the models.
+        steps = sum(led.model.step for led in list(self._learner.led.values()))
+        if self._progress != (self._learner.progress_at, steps):
+            self._progress, self._moved_at = (self._learner.progress_at, steps), self._clock()
+        return self._clock() - self._moved_at >= STUCK
 
     def stop(self) -> None:
         """Beat no more."""
@@ -117,7 +123,7 @@ class LeaderHeartbeat(threading.Thread):
                 raise answer
             if isinstance(answer, TermLost):
                 led.lost = True
-            elif isinstance(answer, StoreError):  # of this model's keys: the others' hearts beat on
+            elif isinstance(answer, StoreError):  # of this model's keys: the others' heartbeats go on
                 log.error("cannot beat for a model", model=led.name, error=str(answer))
             else:
                 republish, renew = answer

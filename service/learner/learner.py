@@ -4,7 +4,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,19 +29,30 @@ GATHER = 0.003  # seconds to gather entries in while several come at a time: a r
 ENOUGH = 32  # entries in one read from which gathering is not worth while
 WAIT = 0.1  # seconds that a read waits for the first entry
 BYTES_AT_ONCE = 8e6  # read from a log at once, about
-ALONE, SHARED = (
-    0.05,
-    0.005,
-)  # seconds of a model's turn, if it alone has something to learn, and if others have too
+ALONE = 0.05  # seconds of a model's turn, if no other model has something to learn
+SHARED = 0.005  # seconds of a model's turn, if others have
 DELETED = "the model was deleted"
 RECENT = 1.0  # seconds since its last entry for which a model counts among those that have
 
 
 class Learner:
-    """Leads the models that nobody leads. `step()` does one round; `run()` repeats it until `stop()`."""
+    """Leads the models that nobody leads. `step()` does one round; `run()` repeats it until `stop()`.
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    A round waits at most `wait` seconds for entries, and `sleep`s where there is nothing to do.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        wait: float = WAIT,
+    ) -> None:
         self.settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._wait = wait
         # Steady: after a reconnect the log is looked at first, see `_resume`.
         self.link = Link(url, settings.redis_timeout, steady=True)
         self._stream = Link(url, settings.redis_timeout, steady=True)  # for publishing and reading logs
@@ -49,7 +60,7 @@ class Learner:
         self._unanswered = 0  # commands that were sent on it
         self.led: dict[str, LedModel] = {}
         self._last_terms: dict[str, int] = {}  # of the models that it has led
-        self._heartbeat = LeaderHeartbeat(self, Link(url, settings.redis_timeout))
+        self._heartbeat = LeaderHeartbeat(self, Link(url, settings.redis_timeout), clock)
         self._saver = Saver(Link(url, settings.redis_timeout))
         self._candidates = Candidates(settings.lease_seconds)
         self._bench = Bench()
@@ -57,7 +68,7 @@ class Learner:
         self._looked_at = -math.inf
         self._connected = True
         self._stopping = False  # no Event: its lock may be held when a signal's handler sets it
-        self.progress_at = time.monotonic()
+        self.progress_at = self._clock()
 
     def run(self) -> None:
         """Learn until `stop()` is called, then snapshot and give up the lead of every model."""
@@ -81,7 +92,7 @@ class Learner:
 
     def step(self) -> None:
         """One round: take over models without a learner, then read the logs and learn."""
-        self.progress_at = now = time.monotonic()
+        self.progress_at = now = self._clock()
         if not self._connected:
             self._resume()
         if now - self._looked_at >= BEAT:
@@ -94,7 +105,7 @@ class Learner:
                 elif led.renew:
                     self._renew(led)
         if not self.led:
-            time.sleep(BEAT / 5)
+            self._sleep(BEAT / 5)
             return
         self._read_and_learn()
 
@@ -105,7 +116,7 @@ class Learner:
         while compiling.is_alive() and not self._stopping:
             with suppress(StoreError):
                 found = models.describe(self.link, list(models.names(self.link)))
-                self._candidates.free(found, time.monotonic())
+                self._candidates.free(found, self._clock())
             compiling.join(BEAT)
 
     @contextmanager
@@ -128,7 +139,7 @@ class Learner:
         for led in list(self.led.values()):
             if known.get(led.name) != led.generation:
                 self._look_at_unlisted(led)
-        now = time.monotonic()
+        now = self._clock()
         unled = [
             name for name in known if name not in self.led and not self._bench.has(name, known[name], now)
         ]
@@ -152,7 +163,7 @@ class Learner:
 
     def _take_over(self, store: ModelStore, meta: models.Meta, term: int) -> None:
         try:
-            led = LedModel.load(self.settings, store, self._saver, meta, term)
+            led = LedModel.load(self.settings, store, self._saver, meta, term, self._clock)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it must not end the others
@@ -185,7 +196,7 @@ class Learner:
     def _give_up(self, store: ModelStore, term: int, error: Exception) -> None:
         """Let another learner try a model, say why, and leave it alone for a while."""
         self.led.pop(store.name, None)
-        self._bench.sit(store.name, store.generation, time.monotonic())
+        self._bench.sit(store.name, store.generation, self._clock())
         with suppress(StoreError):
             store.leadership.release(term, f"{type(error).__name__}: {error}"[:1000])
 
@@ -213,7 +224,7 @@ class Learner:
 
     def _turn_seconds(self) -> float:
         """How long one model may learn before the next has its turn: less, where several have something to learn."""
-        since = time.monotonic() - RECENT
+        since = self._clock() - RECENT
         return ALONE if sum(led.read_at > since for led in self.led.values()) < 2 else SHARED
 
     def _read_logs(self, leds: list[LedModel]) -> None:
@@ -222,17 +233,17 @@ class Learner:
             return
         wait = len(leds) == len(self.led)
         if self._crowded and wait:
-            time.sleep(GATHER)
+            self._sleep(GATHER)
         positions = {led.name: led.read_id for led in leds}
         most = max(led.entry_bytes for led in leds)
         count = max(1, min(ENTRIES_AT_ONCE, int(BYTES_AT_ONCE / most))) if most else ENTRIES_AT_ONCE
-        self._send([read_command(positions, count, WAIT if wait else None)])
+        self._send([read_command(positions, count, self._wait if wait else None)])
         if wait:
             self._publish_while_waiting()
-        answer = self._answers(self.settings.redis_timeout + WAIT)[-1]
+        answer = self._answers(self.settings.redis_timeout + self._wait)[-1]
         read = parse_read(list(positions), answer)
         self._crowded = 1 < sum(map(len, read.values())) < ENOUGH
-        now = time.monotonic()
+        now = self._clock()
         for name, entries in read.items():
             led = self.led.get(name)  # it may have been lost meanwhile
             if led is None:
@@ -245,7 +256,7 @@ class Learner:
 
         Redis looks at the end of a blocking read only `hz` times a second (10 by default): a short one would end late.
         """
-        while (patience := self._patience()) < WAIT:
+        while (patience := self._patience()) < self._wait:
             if self._unanswered > 1:
                 self._stream.receive(self._unanswered - 1)
                 self._unanswered = 1
@@ -290,10 +301,10 @@ class Learner:
         return self._stream.receive(sent, timeout)
 
     def _patience(self) -> float:
-        """Seconds to wait for entries: until the next publication that is held back, at most WAIT."""
-        now = time.monotonic()
+        """Seconds to wait for entries: until the next publication that is held back."""
+        now = self._clock()
         due = [led.publication_due_at() for led in self.led.values()]
-        return max(0.001, min([WAIT, *(at - now for at in due if at is not None)]))
+        return max(0.001, min([self._wait, *(at - now for at in due if at is not None)]))
 
     def _hand_over(self) -> None:
         self._saver.hurry()
@@ -319,8 +330,8 @@ class Learner:
         self.link.close()
         self._stream.close()
         self._unanswered = 0
-        self.progress_at = time.monotonic()
-        time.sleep(0.1)
+        self.progress_at = self._clock()
+        self._sleep(0.1)
 
     def _resume(self) -> None:
         """After a reconnect: go on if the log is the one that was applied, else say so and reload."""
@@ -352,7 +363,7 @@ class Learner:
         if found is None:
             self._drop(led, self._why_gone(led))
             return
-        fresh = LedModel.load(self.settings, led.store, self._saver, found[0], led.term)
+        fresh = LedModel.load(self.settings, led.store, self._saver, found[0], led.term, self._clock)
         fresh.timeline = timeline
         self.led[led.name] = fresh
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -40,11 +40,12 @@ PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
 
 
 class Cost:
-    """What something costs, in seconds by the clock: the lesser of its last two times, so that one pause is no cost."""
+    """Seconds that something takes: the smaller of the last two timings, so that one pause doesn't count."""
 
-    def __init__(self, histogram: Histogram) -> None:
+    def __init__(self, histogram: Histogram, clock: Callable[[], float]) -> None:
         self._last = deque([0.0], maxlen=2)
         self._histogram = histogram
+        self._clock = clock
 
     @property
     def seconds(self) -> float:
@@ -54,19 +55,19 @@ class Cost:
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure it once more."""
-        started = time.monotonic()
+        started = self._clock()
         yield
-        self.note(time.monotonic() - started)
+        self.note(self._clock() - started)
 
     def note(self, seconds: float) -> None:
-        """Note what it cost this time."""
+        """Note the newest timing."""
         self._last.append(seconds)
         self._histogram.observe(seconds)
 
 
 @dataclass
 class LedModel:
-    """A model that a learner leads.
+    """A model that a learner leads, by a monotonic clock.
 
     Entries of the log are queued as they are read, and applied in turns of bounded time: a slow model does not hold up
     the others.
@@ -80,30 +81,27 @@ class LedModel:
     model: OnlineModel
     log_id: LogId  # of the last entry that was applied as a whole
     token: bytes | None  # of that entry
+    clock: Callable[[], float] = time.monotonic
     queue: deque[Entry] = field(default_factory=deque)  # entries that are to be applied
-    gap_at: LogId | None = (
-        None  # of the last entry before a gap in the log for which the model was loaded anew
-    )
+    gap_at: LogId | None = None  # of the last entry before a gap, for which the model was loaded anew
     read_id: LogId = START  # of the last entry that was read
     read_at: float = -math.inf  # when the last entry was read
     entry_bytes: float = 0.0  # of the entries that were read last, on average
     learned: list[Learned] = field(
         default_factory=list
-    )  # of the first rows of an entry that is applied in parts
+    )  # the first parts of an entry that is applied in parts
     row_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=2))  # what a row cost
-    silent_until: LogId = (
-        START  # the tail of the log at the takeover: nothing is published before it is applied
-    )
+    silent_until: LogId = START  # the log's head at the takeover: nothing is published before it is applied
     published: LogId = START  # log id of the last publication
     published_at: float = 0.0
-    publish_cost: Cost = field(default_factory=lambda: Cost(PUBLICATIONS))  # with sending it
+    publish_cost: Cost = field(init=False)  # with sending it
     snapshot_id: LogId = START
     snapshot_at: float = 0.0
-    snapshot_cost: Cost = field(default_factory=lambda: Cost(SNAPSHOTS))  # with Redis's part in it
+    snapshot_cost: Cost = field(init=False)  # with Redis's part in it
     saving: Saving | None = None  # the snapshot that is being written
     rebuilt: bool = False  # the spec is not the one that the model was created by
     checkpoint_position: int = 0
-    checkpoint_at: float = field(default_factory=time.monotonic)
+    checkpoint_at: float = field(init=False)
     sizes: LogSizes = field(default_factory=LogSizes)
     republish: bool = True  # publish even though nothing is new
     lost: bool = False  # set by the heartbeat when another learner leads
@@ -111,13 +109,26 @@ class LedModel:
     checkpoints: list[Saving] = field(default_factory=list)  # that are being written
     _capture_seconds: float = 0.0  # of the snapshot that is being written
 
+    def __post_init__(self) -> None:
+        self.publish_cost = Cost(PUBLICATIONS, self.clock)
+        self.snapshot_cost = Cost(SNAPSHOTS, self.clock)
+        self.checkpoint_at = self.clock()
+
     @classmethod
-    def load(cls, settings: Settings, store: ModelStore, saver: Saver, meta: Meta, term: int) -> "LedModel":
+    def load(
+        cls,
+        settings: Settings,
+        store: ModelStore,
+        saver: Saver,
+        meta: Meta,
+        term: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> "LedModel":
         """The model in its newest state."""
         state = newest_state(store, meta.spec)
         model, log_id = state.model(), state.log_id
         token = store.log.token_at(log_id) if state.token is None else state.token
-        led = cls(settings, store, saver, term, meta.timeline, model, log_id, token)
+        led = cls(settings, store, saver, term, meta.timeline, model, log_id, token, clock)
         led.snapshot_id = led.published = led.read_id = log_id
         led.silent_until = meta.head
         led.rebuilt = model.spec != ModelSpec.model_validate_json(meta.spec)
@@ -192,9 +203,9 @@ class LedModel:
         return ROWS_AT_ONCE if cost * ROWS_AT_ONCE <= seconds else max(1, int(seconds / cost))
 
     def _learn(self, block: Block) -> Learned:
-        started = time.monotonic()
+        started = self.clock()
         learned = self.model.learn(block.features, block.labels, block.weights, block.served)
-        self.row_seconds.append((time.monotonic() - started) / len(block))
+        self.row_seconds.append((self.clock() - started) / len(block))
         return learned
 
     def _learn_part(self, entry: Entry, rows: int) -> list[tuple[object, ...]]:
@@ -299,7 +310,7 @@ class LedModel:
         fresh = self.log_id.position - self.checkpoint_position
         if rows and fresh >= rows:
             return True
-        return bool(seconds and fresh and time.monotonic() - self.checkpoint_at >= seconds)
+        return bool(seconds and fresh and self.clock() - self.checkpoint_at >= seconds)
 
     def _keep_checkpoint(self, at: LogId, reason: Reason, note: str) -> None:
         """Keep the state as it is under the log id `at`. It is written beside; a later snapshot waits for it."""
@@ -316,7 +327,7 @@ class LedModel:
                 log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
 
         self.checkpoints.append(self.saver.submit(Saving(write, must=True)))
-        self.checkpoint_position, self.checkpoint_at = self.log_id.position, time.monotonic()
+        self.checkpoint_position, self.checkpoint_at = self.log_id.position, self.clock()
 
     # -- publishing and keeping ------------------------------------------------------------------------------
 
@@ -334,7 +345,7 @@ class LedModel:
     def publication_is_due(self) -> bool:
         """Whether the weights are to be published now."""
         due_at = self.publication_due_at()
-        return due_at is not None and due_at <= time.monotonic()
+        return due_at is not None and due_at <= self.clock()
 
     def publication(self) -> tuple[object, ...]:
         """The command that publishes the weights as they are."""
@@ -348,7 +359,7 @@ class LedModel:
             self.spec.model_dump_json().encode() if self.rebuilt else b"",
             to_json(hyperparameters(self.model)),
         )
-        self.published, self.published_at, self.republish = self.position_id, time.monotonic(), False
+        self.published, self.published_at, self.republish = self.position_id, self.clock(), False
         return publish_command(self.name, publication)
 
     def snapshot_due(self) -> bool:
@@ -356,22 +367,22 @@ class LedModel:
         if self.learned or self.saving is not None or self.snapshot_id == self.log_id:
             return False
         interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost.seconds)
-        return time.monotonic() - self.snapshot_at >= interval
+        return self.clock() - self.snapshot_at >= interval
 
     def begin_snapshot(self) -> Saving:
         """Capture the state and let it be written beside: `settle` sees what came of it."""
-        started = time.monotonic()
+        started = self.clock()
         capture, log_id, token = self.model.capture(), self.log_id, self.token
         loss = self.model.metrics()["window"]["loss"]
         below = self.sizes.trim_below(self.log_id.position, self.spec)
         keep = Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
-        self._capture_seconds = time.monotonic() - started
+        self._capture_seconds = self.clock() - started
 
         def write(link: Link) -> None:
             self.store.over(link).snapshots.save(self._fence(log_id, token), capture(), loss, keep)
             self.snapshot_id = log_id
 
-        self.snapshot_at = time.monotonic()
+        self.snapshot_at = self.clock()
         self.saving = self.saver.submit(Saving(write, must=False))
         return self.saving
 

@@ -16,7 +16,8 @@ STRIDE = 1 / 64  # of maxmemory: who has written this much looks at once
 class Pressure:
     """What one web process knows of Redis's memory. Looks only where something is to be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._looked_at = -math.inf
         self._written = 0
         self._stride = math.inf
@@ -28,7 +29,7 @@ class Pressure:
         Raises Unavailable, StoreUnavailable.
         """
         self._written += size
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked_at >= LOOK or self._written >= self._stride:
             self._looked_at, self._written = now, 0
             used, most = memory(link)

@@ -129,7 +129,7 @@ def _ndjson(lines: Iterable[str]) -> Iterator[Record | BadRow]:
         try:
             record = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            yield BadRow(str(error))
+            yield BadRow(f"not JSON: {error}")
             continue
         yield (
             record

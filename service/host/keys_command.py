@@ -60,6 +60,8 @@ def list_all(**location: Any) -> None:
     """List the keys, without their secrets."""
     with opened(load_settings(**location)) as url:
         found = sorted(access.load_all(Link(url, TIMEOUT)).values(), key=lambda key: key.name)
+    if not found:
+        click.echo("there are no API keys: requests need none", err=True)
     for key in found:
         made_at = time.strftime("%Y-%m-%d", time.gmtime(key.created))
         limits = [

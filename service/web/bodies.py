@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import NoMoreData, ParseException
 
 from service.errors import BadRequest, TooLarge
 
@@ -106,6 +106,8 @@ class RequestBody:
 
     def _cut(self, error: Exception) -> BadRequest:
         self._over = True  # where the next request begins is not known: the server closes the connection
+        if isinstance(error, NoMoreData):
+            return BadRequest("the body was cut: the connection ended within it")
         return BadRequest(f"the body is malformed or was cut: {error}")
 
     def _too_large(self, most: int, setting: str) -> TooLarge:

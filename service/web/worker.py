@@ -7,6 +7,7 @@ At a reload the old processes go on accepting until the new ones are ready. Then
 `Connection: close`, close what is idle, and go.
 """
 
+import json
 import mmap
 import resource
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 import gevent
 from gevent.pool import Pool
 from gevent.socket import wait_read
+from gunicorn import util
 from gunicorn.http import get_parser
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.wsgi import Response, create
@@ -33,6 +35,7 @@ PATIENCE = 0.005  # seconds that a process with fewer connections gets for it, f
 MOST_PATIENCE = 0.1  # seconds; then this process takes it: the other is busy
 REPLACE_SECONDS = 120.0  # that a process waits at a reload for those that replace it
 IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
+PROBLEM = "application/problem+json"
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
 _SLOTS = 256  # workers that may live at the same time
@@ -139,6 +142,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
             self.worker_connections = max(16, min(self.worker_connections, most - SPARE_FILES))
+        util.write_error = write_problem
         super().init_process()
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -303,6 +307,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 yield
         finally:
             self._idle.pop(client, None)
+
+
+def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
+    """Answer what is no HTTP: gunicorn's own page for it is HTML."""
+    problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail}
+    body = json.dumps(problem).encode() + b"\n"
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {PROBLEM}\r\nContent-Length: {len(body)}"
+    util.write_nonblock(client, head.encode("latin-1") + b"\r\n\r\n" + body)
 
 
 def _end(client: Any) -> None:

@@ -25,10 +25,13 @@ import numpy as np
 import urllib3
 from safetensors.numpy import load
 
+from model import ModelSpec
+from tests.fuzz.tables import table_stream
 from tests.harness import FRESHET, Server, running
 
 NAMES = ["a", "b", "c", "d.e", "F-9"]
 KEYS = [None, None, "k1", "k2", "\xe4" * 3, "x" * 129]
+TABLES = "application/vnd.apache.arrow.stream"
 GROWTH = 300  # mebibytes that a process may have grown by at the end
 NUMBERS: list[Any] = [
     *(0, 1, -1, 0.5, 1e-300, 1e300, -1e308, 1e308, 5e-324, 2**53, 2**63, 10**30, 10**400, -0.0),
@@ -95,6 +98,7 @@ class Fuzzer:
             *[self.feed] * 6,
             *[self.predict] * 4,
             *[self.stream] * 3,
+            *[self.table] * 3,
             *[
                 self.create,
                 self.patch,
@@ -152,7 +156,7 @@ class Fuzzer:
         if self.random.random() < 0.3:
             made["id"] = str(self.random.randrange(2000))
         if self.random.random() < 0.2:
-            made["weight"] = self.random.choice([0.5, 1, 2.0, 1e-9, 1e9, 0, -1])
+            made["weight"] = self.random.choice([0.5, 1, 2.0, 1e-9, 1e6, 1e9, 0, -1])
         if self.random.random() < 0.05:
             made.pop(self.random.choice(list(made)))
         if self.random.random() < 0.03:
@@ -272,6 +276,15 @@ class Fuzzer:
             lines = [line if query == "?ids=true" else line.get("features") for line in lines]  # type: ignore[misc]
         body = b"".join(json.dumps(line).encode("utf-8", "surrogatepass") + b"\n" for line in lines)
         self.send("POST", f"/v1/models/{name}/{call}{query}", body, "application/x-ndjson")
+
+    def table(self) -> None:
+        """A data frame, for feedback or predictions."""
+        name, spec = self.known()
+        names = [feature.name for feature in ModelSpec.model_validate(spec).feature_list]
+        rows = [self.observation(spec) for _ in range(self.random.choice([0, 1, 30, 1500]))]
+        body = table_stream(self.random, rows, names)
+        calls = ["feedback", "feedback?results=each", "feedback?on_error=stop&results=blocks", "predict"]
+        self.send("POST", f"/v1/models/{name}/{self.random.choice(calls)}", body, TABLES)
 
     def patch(self) -> None:
         change = {self.random.choice(["learning_rate", "clip_norm", "retrain", "x"]): self.value()}

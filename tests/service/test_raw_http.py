@@ -169,8 +169,11 @@ BAD_HEADS = {
 @pytest.mark.parametrize("raw", BAD_HEADS.values(), ids=BAD_HEADS)
 def test_a_malformed_request_is_refused_and_teaches_nothing(small: Server, raw: bytes) -> None:
     name = small.create(SPEC)
-    status, head, _ = exchange(small.port, raw.replace(b"/M/", f"/{name}/".encode()))
+    status, head, answer = exchange(small.port, raw.replace(b"/M/", f"/{name}/".encode()))
     assert status == 0 or 400 <= status < 500 or status in (501, 505), head
+    if status:
+        assert b"application/problem+json" in head
+        assert json.loads(answer)["status"] == status
     assert small.step(name) == 0
     assert "Traceback" not in small.log()
 

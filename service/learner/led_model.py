@@ -358,6 +358,7 @@ class LedModel:
             self.model.predictor_bytes(),
             self.spec.model_dump_json().encode() if self.rebuilt else b"",
             to_json(hyperparameters(self.model)),
+            b"" if self.learned or self.token is None else self.token,
         )
         self.published, self.published_at, self.republish = self.position_id, self.clock(), False
         return publish_command(self.name, publication)

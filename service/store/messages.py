@@ -21,9 +21,9 @@ LONGEST_MESSAGE = 2**20
 """Bytes of results in one message, about: Redis cuts off a subscriber for which too much is waiting."""
 LONGEST_ROUND = 2**22
 """Bytes of results for one web process at a time; beyond them only losses are told."""
-_PUBLICATION_VERSION = b"\x02"
-# generation, timeline, term, log id, length of the metrics, of the spec and of the hyperparameters
-_PUBLICATION = struct.Struct("<16sqqqqIII")
+_PUBLICATION_VERSION = b"\x03"
+# generation, timeline, term, log id, length of the metrics, of the spec, of the hyperparameters and of the token
+_PUBLICATION = struct.Struct("<16sqqqqIIII")
 _PUBLICATION_0_1 = struct.Struct("<16sqqqqII")  # version 0.1 wrote no version: a generation is hexadecimal
 
 
@@ -43,14 +43,13 @@ class Publication:
     predictor: bytes
     spec: bytes = b""  # JSON, of a rebuilt model; empty: the spec that it was created by
     hyperparameters: bytes = b""  # JSON: those in force; empty: not known, from version 0.1
+    token: bytes = b""  # of the entry at the log id; empty: not known, from version 0.1 or within an entry
 
     def to_bytes(self) -> bytes:
-        """A version, a head of fixed length, then metrics, spec, hyperparameters and predictor."""
-        lengths = len(self.metrics), len(self.spec), len(self.hyperparameters)
-        head = _PUBLICATION.pack(self.generation, self.timeline, self.term, *self.log_id, *lengths)
-        return b"".join(
-            (_PUBLICATION_VERSION, head, self.metrics, self.spec, self.hyperparameters, self.predictor)
-        )
+        """A version, a head of fixed length, then metrics, spec, hyperparameters, token and predictor."""
+        parts = self.metrics, self.spec, self.hyperparameters, self.token
+        head = _PUBLICATION.pack(self.generation, self.timeline, self.term, *self.log_id, *map(len, parts))
+        return b"".join((_PUBLICATION_VERSION, head, *parts, self.predictor))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Publication":
@@ -67,9 +66,9 @@ class Publication:
         for length in lengths:
             parts.append(blob[offset : offset + length])
             offset += length
-        metrics, spec, hyperparameters = (*parts, b"")[:3]
+        metrics, spec, hyperparameters, token = (*parts, b"", b"")[:4]
         log_id = LogId(position, command)
-        return cls(generation, timeline, term, log_id, metrics, blob[offset:], spec, hyperparameters)
+        return cls(generation, timeline, term, log_id, metrics, blob[offset:], spec, hyperparameters, token)
 
 
 @dataclass(frozen=True, slots=True)

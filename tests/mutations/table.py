@@ -1,7 +1,8 @@
 """Faults that tests must find: each takes one fence, order or option out of the code.
 
 `search` occurs once in `file`; blanks and line breaks in it match any others. `tests` are the quickest files that find
-the fault. `make mutate` applies each to a copy and runs them.
+the fault. `make mutate` applies each to a copy and runs them. Those in SIMULATED are found by simulation alone, too:
+`tests/simulation/mutations.py`.
 """
 
 import re
@@ -17,6 +18,8 @@ VERSIONS = "tests/service/test_versions.py"
 SCHEDULES = "tests/service/test_schedules.py"
 TRAINING = "tests/service/test_training.py"
 LISTED = "tests/service/test_models_listed.py"
+
+COMMANDS = "tests/service/test_commands.py"
 
 LEADS = "if not leads(meta, lease, generation, term) then return 'lost' end"
 
@@ -69,6 +72,13 @@ MUTATIONS = [
         STORE,
     ),
     Mutation(
+        "snapshot of another log",
+        f"{LUA}snapshot.lua",
+        "if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end",
+        "",
+        STORE,
+    ),
+    Mutation(
         "published log id goes back", f"{LUA}beat.lua", "is_before(published, known[7])", "false", STORE
     ),
     Mutation(
@@ -91,6 +101,13 @@ MUTATIONS = [
         f"{LUA}snapshot.lua",
         "trim = math.min(trim, tonumber(from))",
         "",
+        LOG,
+    ),
+    Mutation(
+        "trim past the snapshot",
+        f"{LUA}snapshot.lua",
+        "string.format('%.0f', trim)",
+        "string.format('%.0f', trim + 20)",
         LOG,
     ),
     Mutation("trim ignores a job's pin", f"{LUA}snapshot.lua", "trim = pin end", "end", JOBS),
@@ -130,6 +147,20 @@ MUTATIONS = [
         "false",
         LOG,
     ),
+    Mutation(
+        "command without the key's check",
+        f"{LUA}command.lua",
+        "if known then return {'seen', known} end",
+        "",
+        COMMANDS,
+    ),
+    Mutation(
+        "a refusal is final though a try is under way",
+        "service/web/feedback/submit.py",
+        "request.is_unknown = request.is_unknown or error.sent",
+        "request.is_unknown = False",
+        "tests/service/test_lost_replies.py",
+    ),
     Mutation("append without a bound", f"{LUA}append.lua", "if lag >= max_lag then", "if false then", LOG),
     Mutation(
         "late deletion of another generation",
@@ -143,6 +174,13 @@ MUTATIONS = [
         f"{LUA}create.lua",
         "~= seen_deletions then return {'again'} end",
         "~= seen_deletions and false then return {'again'} end",
+        LISTED,
+    ),
+    Mutation(
+        "a created model is not listed",
+        f"{LUA}create.lua",
+        "redis.call('HSET', models, name, generation)",
+        "",
         LISTED,
     ),
     # -- jobs
@@ -290,6 +328,20 @@ MUTATIONS = [
         LOG,
     ),
     Mutation(
+        "learner goes on with an older Redis",
+        "service/learner/learner.py",
+        "elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:",
+        "elif False:",
+        "tests/scenarios/test_older_redis.py",
+    ),
+    Mutation(
+        "a command that cannot be obeyed stops the learner",
+        "service/learner/led_model.py",
+        "except CommandRefused as error:",
+        "except ZeroDivisionError as error:",
+        "tests/service/test_refused_commands.py",
+    ),
+    Mutation(
         "learner applies another model's entries",
         "service/learner/led_model.py",
         "if not self.generation.startswith(entry.generation):",
@@ -354,3 +406,28 @@ MUTATIONS = [
         "tests/model/test_state.py",
     ),
 ]
+
+SIMULATED = {
+    "snapshot without the term's check",
+    "older snapshot over a newer one",
+    "snapshot of another log",
+    "trim ignores a promotion that is to come",
+    "trim past the snapshot",
+    "append without the key's check",
+    "append without the observation ids' check",
+    "append without the generation's check",
+    "append to a log that came back older",
+    "command without the key's check",
+    "late deletion of another generation",
+    "late creation of a deleted model",
+    "a created model is not listed",
+    "cancelled job promoted",
+    "promotion over weights that were replaced",
+    "results known by their token alone",
+    "web process takes an older state",
+    "learner goes on with an older Redis",
+    "a refusal is final though a try is under way",
+    "a command that cannot be obeyed stops the learner",
+    "learner misses a gap in the log",
+}
+"""Names of the faults that `tests/simulation/mutations.py` looks for."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutations.table import MUTATIONS, ROOT, Mutation
+from tests.mutations.table import MUTATIONS, ROOT, SIMULATED, Mutation
 
 
 @pytest.mark.parametrize("fault", MUTATIONS, ids=[fault.name for fault in MUTATIONS])
@@ -14,3 +14,7 @@ def test_each_fault_can_be_made_and_has_tests(fault: Mutation) -> None:
 
 def test_the_names_differ() -> None:
     assert len({fault.name for fault in MUTATIONS}) == len(MUTATIONS)
+
+
+def test_what_simulation_looks_for_is_in_the_table() -> None:
+    assert {fault.name for fault in MUTATIONS} >= SIMULATED

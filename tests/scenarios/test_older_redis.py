@@ -71,6 +71,28 @@ def test_an_older_redis_is_noticed_though_it_was_fed_beyond_what_was_seen(whole:
     wait_until(lambda: not web.troubles(), 20, whole.log)
 
 
+def test_a_web_process_that_only_predicts_notices_an_older_redis_that_was_fed_beyond_what_it_saw(
+    whole: System,
+) -> None:
+    learner = whole.start("learner")
+    web, reader = whole.start("web"), whole.start("web")
+    name = web.create(oracle.spec())
+    teach_beyond_a_copy(whole, web, name, kept=30, taught=60)
+    reader.wait_step(name, 60)
+    for part in (learner, web):
+        part.kill()
+    reader.pause()
+    whole.redis.restore(whole.folder / "copy")
+    body = {"observations": [oracle.observation(70)] * 50}
+    assert whole.start("web").api("POST", f"/v1/models/{name}/feedback", body).status == 202
+    reader.go_on()
+    wait_until(lambda: name in reader.troubles(), 20, whole.log)
+    assert "older" in reader.troubles()[name]
+    whole.start("learner")
+    wait_until(lambda: reader.described(name)["timeline"] == 2 and reader.step(name) == 80, 20, whole.log)
+    wait_until(lambda: not reader.troubles(), 20, whole.log)
+
+
 def test_without_a_learner_nothing_is_applied_to_an_older_redis(whole: System) -> None:
     learner = whole.start("learner")
     web = whole.start("web")

@@ -17,6 +17,7 @@ PUBLICATION = Publication(
     b"\x00predictor",
     b'{"spec":1}',
     b'{"learning_rate":0.1}',
+    b"token",
 )
 
 
@@ -30,7 +31,7 @@ def test_a_publication_of_version_0_1_is_read() -> None:
     assert found == Publication(*(getattr(PUBLICATION, name) for name in Publication.__slots__[:7]))
 
 
-@pytest.mark.parametrize("blob", [b"", b"\x03anything", PUBLICATION.to_bytes()[:20]])
+@pytest.mark.parametrize("blob", [b"", b"\x04anything", PUBLICATION.to_bytes()[:20]])
 def test_a_publication_of_a_later_version_is_refused(blob: bytes) -> None:
     with pytest.raises((StoreError, struct.error)):
         Publication.from_bytes(blob)

@@ -518,6 +518,7 @@ class Clients:
             "validation": 0.0,
             "promote": chance.choice(["always", "always", "never"]),
         }
+        body["promote"] = move.get("promote", body["promote"])
         self._command(move, "POST", f"/v1/models/{move['model']}/retrain", body)
         if move.get("then"):
             self._rest(chance.uniform(0, 0.05))

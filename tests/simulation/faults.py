@@ -14,6 +14,7 @@ HELD = "held"  # before it is carried out
 LATE = "late"  # its answer
 LOST = "lost"  # its answer, with the connection
 BROKEN = "broken"  # the connection, while the command is still on its way; it is carried out later
+ALSO_CALLED = {"heartbeat": ("heart", "pulse")}  # threads, in version 0.1
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Faults:
     def stall(self, move: dict[str, Any]) -> None:
         """One thread of a process stands still."""
         process = self._process(move)
-        tasks = [task for task in process.tasks if task.name == move["thread"]] if process else []
+        names = (move["thread"], *ALSO_CALLED.get(move["thread"], ()))
+        tasks = [task for task in process.tasks if task.name in names] if process else []
         for task in tasks:
             task.stalled_until = self.world.now + move["seconds"]
             self._count("thread stalled", str(task))

@@ -3,11 +3,15 @@
 from random import Random
 from typing import Any
 
+from chains import CHAINS, add_chain
 from clients import KINDS
 
 Plan = dict[str, Any]
 
 SECONDS = 12.0  # in which moves are made
+CHAINED = 0.6  # share of the plans that have chains
+CHAINS_AT_ONCE = 3
+MOVES_BESIDE_CHAINS = 8
 
 # Commands that are worth holding back, by who sends them.
 WEB = [
@@ -106,12 +110,27 @@ FAULTS = {
 
 
 def plan(seed: int | str) -> Plan:
-    """The plan of a seed; `17:names,ways` is that of seed 17 with these features."""
+    """The plan of a seed; `17:names,late_deletion` is that of seed 17 with these features and chains."""
+    made = _moves_at_random(seed)
+    chance = Random(f"chains/{seed}")
+    _, _, wanted = str(seed).partition(":")
+    chains = [name for name in wanted.split(",") if name in CHAINS]
+    if not wanted and chance.random() < CHAINED:
+        chains = chance.choices([*CHAINS], k=chance.choice([1, 1, 2]))
+    if chains:
+        made["moves"] = chance.sample(made["moves"], min(len(made["moves"]), MOVES_BESIDE_CHAINS))
+        for number in range(CHAINS_AT_ONCE):
+            add_chain(made, chains[number % len(chains)], number)
+    made["moves"].sort(key=lambda move: (move["at"], move["id"]))
+    return made
+
+
+def _moves_at_random(seed: int | str) -> Plan:
     chance = Random(f"plan/{seed}")
     chosen = ["plain", *(name for name in FEATURES if name != "plain" and chance.random() < 0.4)]
     _, _, wanted = str(seed).partition(":")
     if wanted:
-        chosen = ["plain", *wanted.split(",")]
+        chosen = ["plain", *(name for name in wanted.split(",") if name in FEATURES)]
     elif not {"ways", "pauses", "deaths", "older", "redis"}.intersection(chosen):
         chosen.append(chance.choice(["ways", "pauses", "deaths", "older", "redis"]))
     weights: dict[str, int] = {}
@@ -143,7 +162,6 @@ def plan(seed: int | str) -> Plan:
         do = chance.choices(moves, shares)[0]
         move = {"id": str(number), "at": round(chance.uniform(0, SECONDS), 4), "do": do}
         made["moves"].append(move | _details(do, chance, made))
-    made["moves"].sort(key=lambda move: (move["at"], move["id"]))
     return made
 
 
@@ -199,8 +217,8 @@ def _details(do: str, chance: Random, made: Plan) -> dict[str, Any]:
         case "stall":
             threads = {
                 "web": ["listener", "poller"],
-                "learner": ["main", "heart"],
-                "trainer": ["main", "pulse"],
+                "learner": ["main", "heartbeat"],
+                "trainer": ["main", "heartbeat"],
             }
             thread = chance.choice(threads[who.partition("-")[0]])
             return {"who": who, "thread": thread, "seconds": chance.choice([0.3, 1.5, 3.0])}

@@ -8,7 +8,9 @@ from clients import Ledger
 from parts import Exchange, Fleet
 from scheduler import Process, World
 from server import Server
-from truth import PROBES, Book, Truth
+from truth import PROBES, Book, Ordered, Truth
+
+REMEMBERED = 60  # observations within which a key is known again, at the least
 
 
 @dataclass
@@ -171,6 +173,7 @@ class Oracle:
         self._judge_observations()
         self._judge_models(final, listed)
         self._judge_promotions()
+        self._judge_commands()
         self._judge_keys()
 
     def _judge_observations(self) -> None:
@@ -293,9 +296,19 @@ class Oracle:
                     )
                 for before in book.commands[:number]:
                     replaces = before.command["do"] in ("weights", "rollback", "promote")
-                    if replaces and before.log_id.position > ordered.command["position"]:
+                    if replaces and _is_after(before, ordered):
                         what = f"{book.name}: {before.log_id} {before.command}, then {ordered.command}"
                         self.tell("a promotion replaces no newer weights", what)
+
+    def _judge_commands(self) -> None:
+        """A command that was repeated with its key stands once."""
+        for book in self.truth.books.values():
+            first: dict[bytes, Any] = {}
+            for ordered in book.commands:
+                known = first.setdefault(ordered.token, ordered)
+                if known is not ordered and ordered.log_id.position - known.log_id.position < REMEMBERED:
+                    what = f"{book.name}: {ordered.command} stands at {known.log_id} and {ordered.log_id}"
+                    self.tell("a command is carried out once", what)
 
     def _was_to_go(self, name: str, at: float) -> bool:
         """Whether a client had asked for a model's deletion before a moment."""
@@ -363,6 +376,13 @@ class Oracle:
             for span in spans:
                 if getattr(span, "difference", ""):
                     self.tell("replay is equal", f"{name}: {span}")
+
+
+def _is_after(replacing: Ordered, promotion: Ordered) -> bool:
+    """Whether weights were replaced after what a promoted candidate has read last."""
+    if promotion.read is not None:
+        return bool(replacing.log_id > promotion.read)
+    return bool(replacing.log_id.position > promotion.command["position"])
 
 
 def probes_body() -> dict[str, Any]:

@@ -17,6 +17,7 @@ SNAPSHOT = re.compile(rb"^freshet:\{(.+)\}:snapshot$")
 WEIGHTS = re.compile(rb"^freshet:\{(.+)\}:weights$")
 PLACES = 4096  # an observation's first feature is its number divided by this
 PROBES = [[0.25, 0.5], [0.75, -0.25]]
+READ = 6  # index of the last entry that a candidate has learned, among the arguments of JOB_PROMOTE
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Ordered:
     log_id: Any
     command: dict[str, Any]
     at: float
+    token: bytes = b""
+    is_refused: bool = False
+    read: Any = None  # the last entry that a promoted candidate has learned; None: not known
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Book:
     probes: dict[int, list[Any]] = field(
         default_factory=lambda: defaultdict(list)
     )  # step -> predictions of PROBES
+    made: dict[Any, Any] = field(default_factory=dict)  # log id -> predictions of PROBES
     applied: int = 0  # the highest position that a learner has published or told a result of, in this lineage
     timelines: set[int] = field(default_factory=set)  # that were published
     broken: str = ""  # why the reference cannot go on
@@ -101,6 +106,7 @@ class Truth:
         self.lineage = 0  # how often Redis has come back older
         self.older_at: list[float] = []
         self._last: dict[str, Book] = {}  # read last, by name
+        self._deleted_at: dict[str, float] = {}  # by name
         self._states: list[dict[tuple[str, bytes], tuple[Any, ...]]] = []
         server.watchers.append(self._watch)
 
@@ -110,13 +116,28 @@ class Truth:
         if command.words[0].upper() == b"PUBLISH":
             self._published(command.words[1], command.words[2], command.connection.process)
             return
+        if command.label in ("CREATE", "DELETE"):
+            self._check_names(command, raw)
         for key in command.keys:
             found = LOG.match(key)
             if found and command.words[0].upper() in (b"EVALSHA", b"EVAL"):
-                self._read(found[1].decode())
+                self._read(found[1].decode(), command)
             found = SNAPSHOT.match(key)
             if found:
                 self._check_snapshot(found[1].decode(), command)
+                if b"kept" in raw:
+                    self._check_state(found[1].decode())
+
+    def _check_names(self, command: Command, raw: bytes) -> None:
+        """A creation that was sent before a deletion does not bring the model back."""
+        name = command.words[3 + len(command.keys)].decode()
+        if command.label == "DELETE" and raw.startswith(b":1"):
+            self._deleted_at[name] = world().now
+        elif command.label == "CREATE" and b"created" in raw:
+            deleted_at = self._deleted_at.get(name, 0.0)
+            if command.sent_at < deleted_at:
+                what = f"{name} was deleted at {deleted_at - 1000:.3f} s and is back at {world().since_start:.3f} s"
+                self._tell("what was deleted never comes back", what)
 
     def _published(self, channel: bytes, payload: bytes, learner: Process) -> None:
         from service.store import messages
@@ -130,6 +151,7 @@ class Truth:
             if book is None:
                 return
             book.timelines.add(weights.timeline)
+            self._check_publication(book, weights, learner)
             position = weights.log_id.position
             book.applied_by[learner] = max(book.applied_by.get(learner, 0), position)
             stale = any(weights.timeline <= back.timeline and learner in back.stale for back in book.returns)
@@ -148,7 +170,7 @@ class Truth:
         generation = self._server.real("HGET", self._keys.meta(name), "generation")
         return self.books.get((name, generation)) if generation else None
 
-    def _read(self, name: str) -> None:
+    def _read(self, name: str, command: Command) -> None:
         meta, log = self._keys.meta(name), self._keys.log(name)
         last = self._last.get(name)
         after = last.head if last is not None else self._start
@@ -165,6 +187,8 @@ class Truth:
             found = self._server.real("XRANGE", log, f"({book.head}", "+")
         for log_id, fields in found:
             self._append(book, self._entry.parse(log_id, fields))
+        if found and command.label == "JOB_PROMOTE" and book.commands:
+            book.commands[-1].read = self._log_id.parse(command.words[3 + len(command.keys) + READ])
 
     def _open(self, name: str, generation: bytes, spec: bytes) -> Book:
         from model import ModelSpec, OnlineModel
@@ -183,7 +207,7 @@ class Truth:
 
     def _append(self, book: Book, entry: Any) -> None:
         if entry.command is not None:
-            book.commands.append(Ordered(entry.log_id, entry.command, world().now))
+            book.commands.append(Ordered(entry.log_id, entry.command, world().now, entry.token))
             if not book.broken:
                 try:
                     book.reference = self._apply_command(
@@ -191,11 +215,15 @@ class Truth:
                     )
                 except Exception as error:  # noqa: BLE001 - then what it makes is not known
                     if type(error).__name__ == "CommandRefused":
+                        book.commands[-1].is_refused = True
                         book.refused.append(f"{entry.log_id} {entry.command['do']}: {error}")
                     else:
                         book.broken = f"{entry.command['do']}: {type(error).__name__}: {error}"
         else:
             block = entry.block
+            if not book.generation.startswith(getattr(entry, "generation", b"")):
+                what = f"{entry.log_id} of {book.name} was appended to another model of this name"
+                self._tell("an observation goes to its own model", what)
             start = entry.log_id.position - len(block)
             if start != book.head.position:
                 self._tell("the log is dense", f"{book.name}: after {book.head} comes {entry.log_id}")
@@ -216,13 +244,10 @@ class Truth:
             book.told[start + row + 1] = prediction
 
     def _probe(self, book: Book) -> None:
-        from model import FeatureEncoder, LabelEncoder, Predictor
-
         if book.broken:
             return
-        spec = book.reference.spec
-        predictor = Predictor(spec, book.reference.predictor_bytes())
-        made = LabelEncoder(spec).decode(predictor.predict(FeatureEncoder(spec).encode(PROBES)))
+        made = _predictions(book.reference.spec, book.reference.predictor_bytes())
+        book.made[book.head] = made
         known = book.probes[book.head.position]
         if made in known:
             known.remove(made)
@@ -249,6 +274,53 @@ class Truth:
             )
             self._tell("what is acknowledged can be recovered", f"{what} (after {command.label})")
 
+        else:
+            self._check_promotions(book, stands_at, command)
+
+    def _check_promotions(self, book: Book, stands_at: Any, command: Command) -> None:
+        """The log holds what is to be learned on top of each candidate whose promotion is still to be obeyed."""
+        for ordered in book.commands:
+            if ordered.command["do"] != "promote" or ordered.log_id <= stands_at or ordered.is_refused:
+                continue
+            start = ordered.command["position"]
+            entries = self._server.real(
+                "XRANGE", self._keys.log(book.name), f"{start + 1}-0", "+", "COUNT", "1"
+            )
+            first = self._entry.parse(*entries[0]) if entries else None
+            if first and first.command is None and first.log_id.position - len(first.block) > start:
+                what = f"{book.name}: the promotion {ordered.log_id} goes on from {start}, the log from {first.log_id}"
+                self._tell("what is acknowledged can be recovered", f"{what} (after {command.label})")
+
+    def _check_state(self, name: str) -> None:
+        """A state that was kept is what the log makes up to its place."""
+        from model import OnlineModel
+
+        generation, log_id, state = self._server.real(
+            "HMGET", self._keys.snapshot(name), "generation", "log_id", "state"
+        )
+        book = self.books.get((name, generation))
+        if book is None or book.broken or not state:
+            return
+        expected = book.made.get(self._log_id.parse(log_id))
+        model = OnlineModel.from_bytes(state)
+        found = _predictions(model.spec, model.predictor_bytes())
+        if found != expected:
+            what = f"{name}: the snapshot at {log_id.decode()} predicts {found}, not {expected}"
+            self._tell("a snapshot is what the log makes", what)
+
+    def _check_publication(self, book: Book, weights: Any, learner: Process) -> None:
+        """What a learner publishes is what the log makes up to its place; unless the log is not what it was."""
+        from model import ModelSpec
+
+        expected = book.made.get(weights.log_id)
+        if expected is None or book.broken or self.older_at or not hasattr(weights, "predictor"):
+            return
+        spec = ModelSpec.model_validate_json(weights.spec) if weights.spec else book.spec
+        found = _predictions(spec, weights.predictor)
+        if found != expected:
+            what = f"{learner} publishes {book.name} at {weights.log_id}: it predicts {found}, not {expected}"
+            self._tell("what is published is what the log makes", what)
+
     def _tell(self, promise: str, what: str) -> None:
         if (promise, what) not in self.broken:
             self.broken.append((promise, what))
@@ -270,6 +342,7 @@ class Truth:
 
         self.lineage += 1
         self.older_at.append(world().now)
+        self._deleted_at.clear()
         states = {} if number is None else self._states[number]
         for place, book in list(self.books.items()):
             if place not in states:
@@ -294,4 +367,13 @@ class Truth:
             book.applied = min(book.applied, head.position)
             for position in [position for position in book.told if position > head.position]:
                 del book.told[position]
+            for log_id in [log_id for log_id in book.made if log_id > head]:
+                del book.made[log_id]
             self._probe(book)
+
+
+def _predictions(spec: Any, predictor: bytes) -> Any:
+    """What a network predicts for PROBES, as answers tell it."""
+    from model import FeatureEncoder, LabelEncoder, Predictor
+
+    return LabelEncoder(spec).decode(Predictor(spec, predictor).predict(FeatureEncoder(spec).encode(PROBES)))

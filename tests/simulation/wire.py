@@ -34,6 +34,7 @@ class Command:
     words: list[bytes]
     label: str
     number: int
+    sent_at: float = 0.0
     hold: float = 0.0  # seconds more before it is carried out
     hold_answer: float = 0.0  # seconds more before its answer arrives
     cut_after: bool = False  # the connection breaks before its answer
@@ -163,7 +164,7 @@ class Connection:
             return
         self._sent += 1
         here = world()
-        command = Command(self, words, self.server.label(words), self._sent)
+        command = Command(self, words, self.server.label(words), self._sent, here.now)
         here.trace.add(here.now, self.name, f"sends {command.label}")
         for hold in list(self.server.holds):
             hold(command)

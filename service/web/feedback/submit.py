@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.store.appending import Append, Appended, Limits
 from service.store.awaiting import Awaiting
 from service.store.connection import SharedLink
+from service.store.entries import LogId
 from service.store.grouping import GroupedLink
 from service.store.kept import BlockRecord, Kept
 from service.store.log import Log
@@ -214,7 +215,7 @@ class Feedback:
             )
             appended = self._append_once(served, wanted, request)
             if appended.position:
-                served.note_entry(appended.position, request.token)
+                served.note_entry(LogId(appended.position, 0), request.token)
                 places = _positions(again, fresh, appended.position)
                 return Outcome(appended.position, list(fresh), known | places, appended.timeline)
             if appended.kept is not None:

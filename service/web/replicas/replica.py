@@ -61,6 +61,7 @@ class ModelVersion:
     metrics_json: bytes
     state: bytes  # that the predictor is made of
     hyperparameters_json: bytes = b""  # those in force; empty: not known
+    token: bytes = b""  # of the log's entry at this log id; empty: not known
 
     @property
     def spec(self) -> ModelSpec:
@@ -125,9 +126,7 @@ class ServedModel:
     )
     beat_at: float = field(default_factory=time.monotonic)  # when the learner's heartbeat was seen to move
     behind_since: float | None = None  # when a publication was first seen to be missing
-    mark: tuple[int, bytes] | None = (
-        None  # the newest entry that is known to be in the log: position and token
-    )
+    mark: tuple[LogId, bytes] | None = None  # the newest entry that is known to be in the log, and its token
     older_than: int | None = None  # timeline: what was seen in it is not in the log any more
     is_deleted: bool = False
     _before: tuple[int, LabelEncoder] | None = None  # who writes results up to a position: of the spec before
@@ -185,6 +184,8 @@ class ServedModel:
             if version.timeline > now.timeline:
                 self.mark = self._before = self.older_than = None
             self.version = version
+            if version.token:
+                self.note_entry(version.log_id, version.token)
             self.behind_since = None
             if self.floor is not None and version.order >= self.floor:
                 self.floor = None
@@ -233,10 +234,10 @@ class ServedModel:
         for lock in waiting:
             lock.release()
 
-    def note_entry(self, position: int, token: bytes) -> None:
+    def note_entry(self, log_id: LogId, token: bytes) -> None:
         """Note that the log holds the entry of this token: if it is gone later, Redis came back older."""
-        if self.mark is None or position > self.mark[0]:
-            self.mark = position, token
+        if self.mark is None or log_id > self.mark[0]:
+            self.mark = log_id, token
 
     def note_older(self) -> None:
         """Note that the log does not hold what this process has seen of the model."""
@@ -262,6 +263,7 @@ def load(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ServedModel
         *(store, meta.created, created_by, version, lead),
         head=meta.head,
         floor=None if version.order >= floor else floor,
+        mark=(version.log_id, version.token) if version.token else None,
     )
 
 
@@ -271,10 +273,12 @@ def _read(meta: models.Meta, state: State) -> tuple[Codec, ModelVersion]:
     model = state.model()
     codec = created_by if model.spec == created_by.spec else Codec.of(model.spec)
     timeline = meta.timeline if state.timeline is None else state.timeline
-    return created_by, _version(codec, model, timeline, state.log_id)
+    return created_by, _version(codec, model, timeline, state.log_id, state.token or b"")
 
 
-def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> ModelVersion:
+def _version(
+    codec: Codec, model: OnlineModel, timeline: int, log_id: LogId, token: bytes = b""
+) -> ModelVersion:
     return ModelVersion(
         timeline,
         0,
@@ -283,6 +287,7 @@ def _version(codec: Codec, model: OnlineModel, timeline: int, log_id: LogId) -> 
         to_json(model.metrics()),
         model.predictor_bytes(),
         to_json(hyperparameters(model)),
+        token,
     )
 
 

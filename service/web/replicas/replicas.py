@@ -9,7 +9,7 @@ from service.errors import NotFound, Problem, StoreUnavailable, Unavailable
 from service.logs import log
 from service.store import models
 from service.store.connection import Link, SharedLink
-from service.store.entries import START, LogId
+from service.store.entries import START
 from service.store.leadership import Sight
 from service.store.messages import Message, Publication, Subscription, parse_results
 from service.store.model_store import ModelStore
@@ -198,13 +198,11 @@ class Replicas:
         if served is None or served.generation != weights.generation:
             self._look.set()
             return
-        if (weights.timeline, weights.log_id) <= served.version.order:
-            return
         codec = served.codec_of(weights.spec.decode())
         served.swap(
             ModelVersion(
                 *(weights.timeline, weights.term, weights.log_id, codec),
-                *(weights.metrics, weights.predictor, weights.hyperparameters),
+                *(weights.metrics, weights.predictor, weights.hyperparameters, weights.token),
             )
         )
 
@@ -355,11 +353,11 @@ class Replicas:
         served = self._served.get(name)
         if served is None or found is None or served.generation != found[0].generation or not served.mark:
             return
-        position, token = served.mark
+        at, token = served.mark
         meta = found[0]
         if meta.timeline > served.version.timeline:
             return
-        at, log_of_model = LogId(position, 0), served.store.over(self._poll_link).log
+        log_of_model = served.store.over(self._poll_link).log
         there = log_of_model.token_at(at)
         if there is None:
             # Trimmed, if what comes after it comes right after it; else it was never in this log.

@@ -330,7 +330,7 @@ MUTATIONS = [
     Mutation(
         "learner goes on with an older Redis",
         "service/learner/learner.py",
-        "elif led.token is not None and token_at(self.link, led.name, led.log_id) != led.token:",
+        "elif led.token is not None and led.store.log.token_at(led.log_id) != led.token:",
         "elif False:",
         "tests/scenarios/test_older_redis.py",
     ),

@@ -15,6 +15,13 @@ def teach_beyond_a_copy(whole: System, web: Part, name: str, kept: int, taught: 
     oracle.teach(web, name, range(kept + 1, taught))
 
 
+def feed_beyond(whole: System, name: str) -> None:
+    """Feed 50 observations through another web process, once it serves the model."""
+    api, body = whole.start("web").api, {"observations": [oracle.observation(70)] * 50}
+    path, key = f"/v1/models/{name}/feedback", {"Idempotency-Key": "beyond"}
+    wait_until(lambda: api("POST", path, body, key).status == 202, 60, whole.log)
+
+
 def test_a_redis_restored_from_an_older_copy_starts_a_new_timeline(whole: System) -> None:
     learner = whole.start("learner")
     web = whole.start("web")
@@ -56,13 +63,7 @@ def test_an_older_redis_is_noticed_though_it_was_fed_beyond_what_was_seen(whole:
     learner.kill()
     web.pause()
     whole.redis.restore(whole.folder / "copy")
-    other = whole.start("web")
-    assert (
-        other.api(
-            "POST", f"/v1/models/{name}/feedback", {"observations": [oracle.observation(70)] * 50}
-        ).status
-        == 202
-    )
+    feed_beyond(whole, name)
     web.go_on()
     wait_until(lambda: name in web.troubles(), 20, whole.log)
     assert "older" in web.troubles()[name]
@@ -83,14 +84,13 @@ def test_a_web_process_that_only_predicts_notices_an_older_redis_that_was_fed_be
         part.kill()
     reader.pause()
     whole.redis.restore(whole.folder / "copy")
-    body = {"observations": [oracle.observation(70)] * 50}
-    assert whole.start("web").api("POST", f"/v1/models/{name}/feedback", body).status == 202
+    feed_beyond(whole, name)
     reader.go_on()
-    wait_until(lambda: name in reader.troubles(), 20, whole.log)
+    wait_until(lambda: name in reader.troubles(), 60, whole.log)
     assert "older" in reader.troubles()[name]
     whole.start("learner")
-    wait_until(lambda: reader.described(name)["timeline"] == 2 and reader.step(name) == 80, 20, whole.log)
-    wait_until(lambda: not reader.troubles(), 20, whole.log)
+    wait_until(lambda: reader.described(name)["timeline"] == 2 and reader.step(name) == 80, 60, whole.log)
+    wait_until(lambda: not reader.troubles(), 60, whole.log)
 
 
 def test_without_a_learner_nothing_is_applied_to_an_older_redis(whole: System) -> None:

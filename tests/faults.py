@@ -17,7 +17,17 @@ import urllib3
 
 from service.host import embedded
 from service.settings import Settings
-from tests.harness import FRESHET, Api, Served, alive, clean_environment, descendants, free_port, wait_until
+from tests.harness import (
+    APPLY_SECONDS,
+    FRESHET,
+    Api,
+    Served,
+    alive,
+    clean_environment,
+    descendants,
+    free_port,
+    wait_until,
+)
 
 
 @contextmanager
@@ -269,7 +279,13 @@ class Part(Served):
         self.folder = folder
         self.port = free_port()
         self.redis_port = redis_port
-        given = {"port": self.port, "data_dir": folder, "web_workers": 1, **settings}
+        given = {
+            "port": self.port,
+            "data_dir": folder,
+            "web_workers": 1,
+            "apply_timeout": APPLY_SECONDS,
+            **settings,
+        }
         self.environment = clean_environment() | {
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             **{f"FRESHET_{name.upper()}": str(value) for name, value in given.items()},

@@ -7,10 +7,12 @@ At a reload the old processes go on accepting until the new ones are ready. Then
 `Connection: close`, close what is idle, and go.
 """
 
+import errno
 import json
 import mmap
 import resource
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -34,10 +36,12 @@ LOOK = 0.001  # seconds between looks whether another process has accepted a con
 PATIENCE = 0.005  # seconds that a process with fewer connections gets for it, for each that it has fewer
 MOST_PATIENCE = 0.1  # seconds; then this process takes it: the other is busy
 REPLACE_SECONDS = 120.0  # that a process waits at a reload for those that replace it
-IDLE_GRACE = 0.5  # seconds that a connection which is idle at the end may still bring a request
+IDLE_GRACE = 0.5  # seconds that a connection which is idle at a stop may still bring a request
+RELOAD_GRACE = 5.0  # the same at a reload: others serve already, so nobody waits for this process to go
 PROBLEM = "application/problem+json"
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
+BROKEN = {errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}  # with no class of its own
 _SLOTS = 256  # workers that may live at the same time
 
 
@@ -174,20 +178,24 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._drain()
 
     def _is_replaced(self) -> bool:
-        """Whether others serve in this process's place; at a stop, nobody is to."""
-        if self._at_once or self.age > board.reloaded_at:
+        """Whether others serve in this process's place, or nobody is to."""
+        if self._is_stopping():
             return True
         waited = time.monotonic() - self._asked_at
         return waited > REPLACE_SECONDS or board.serving_after(board.reloaded_at) >= self.cfg.workers
+
+    def _is_stopping(self) -> bool:
+        """Whether nobody is to take this process's place."""
+        return self._at_once or self.age > board.reloaded_at
 
     def _drain(self) -> None:
         """Wait until all connections are closed, at most `graceful_timeout`; those that stay idle are closed."""
         until = time.monotonic() + self.cfg.graceful_timeout
         started = time.monotonic()
         while self._pool and time.monotonic() < until:
-            now = time.monotonic()
+            now, grace = time.monotonic(), IDLE_GRACE if self._is_stopping() else RELOAD_GRACE
             for client, since in list(self._idle.items()):
-                if now - max(since, started) > IDLE_GRACE:
+                if now - max(since, started) > grace:
                     _end(client)
             self.notify()
             self._pool.join(timeout=TICK)
@@ -265,10 +273,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.log.debug("a connection has ended: %s", error)
         except gevent.GreenletExit:
             pass
-        except OSError as error:
-            self.log.debug("a connection broke: %s", error)
         except Exception as error:  # noqa: BLE001 - what is wrong with one connection stays with it
-            self.handle_error(request, client, addr, error)
+            if _is_of_connection(error):
+                self.log.debug("a connection broke: %s", error)
+            else:
+                self.handle_error(request, client, addr, error)
         finally:
             close_graceful(client)
 
@@ -289,10 +298,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 self.log.access(answer, req, environ, datetime.now() - began)
                 if hasattr(parts, "close"):
                     parts.close()
-        except OSError:
-            raise
-        except Exception:
-            if not answer.headers_sent:
+        except Exception as error:
+            if not answer.headers_sent or _is_of_connection(error):
                 raise
             self.log.exception("an answer broke off")  # no error page can follow
             raise StopIteration from None
@@ -315,6 +322,12 @@ def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
     body = json.dumps(problem).encode() + b"\n"
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {PROBLEM}\r\nContent-Length: {len(body)}"
     util.write_nonblock(client, head.encode("latin-1") + b"\r\n\r\n" + body)
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether it is the client's connection that failed, and not a file or something else of ours."""
+    known = isinstance(error, ConnectionError | TimeoutError | ssl.SSLError)
+    return known or (isinstance(error, OSError) and error.errno in BROKEN)
 
 
 def _end(client: Any) -> None:

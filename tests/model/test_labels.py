@@ -117,7 +117,7 @@ class TestDecode:
 
 classes = (
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True)
-    | st.lists(st.text(), min_size=2, max_size=6, unique=True)
+    | st.lists(st.text(max_size=50), min_size=2, max_size=6, unique=True)
     | st.just([True, False])
 )
 

@@ -13,7 +13,7 @@ from tests.predictions import predicting
 
 def test_feedback_that_waits_without_a_learner_harms_no_prediction(whole: System) -> None:
     learner = whole.start("learner")
-    web = whole.start("web")
+    web = whole.start("web", apply_timeout=2)
     name = web.create(oracle.spec())
     oracle.teach(web, name, range(1))
     learner.kill()

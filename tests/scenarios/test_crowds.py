@@ -47,7 +47,7 @@ def test_a_crowd_at_a_redis_that_stands_still_leaves_threads_for_predictions(fol
         ("feedback", {"id": "late", "label": 0}),
         ("predict", {"instances": [[1]], "ids": ["late"]}),
     ]
-    with running(folder, web_workers=1) as server:
+    with running(folder, web_workers=1, apply_timeout=2) as server:
         server.api("PUT", "/v1/models/m", SPEC)
         wait_until(lambda: server.api("POST", "/v1/models/m/feedback", requests[1][1]).status == 200, 20)
         [redis] = server.pids("redis")

@@ -11,7 +11,7 @@ from tests.harness import running, wait_until
 
 
 def test_a_full_disk_loses_nothing_and_is_recovered_from(folder: Path) -> None:
-    with small_disk(folder / "data", 24), running(folder, web_workers=1) as server:
+    with small_disk(folder / "data", 24), running(folder, web_workers=1, apply_timeout=2) as server:
         assert server.api("PUT", "/v1/models/m", oracle.spec(4000)).status == 201
         ledger = oracle.Ledger(folder / "ledger")
         with oracle.Driver(server.port, "m", ledger, seed=13, places=4000, pause=0.05) as driver:
@@ -42,7 +42,7 @@ def fill(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_memory_keeps_the_lead_and_is_emptied_by_a_delete(folder: Path) -> None:
-    with running(folder, web_workers=1, maxmemory="16mb") as server:
+    with running(folder, web_workers=1, apply_timeout=2, maxmemory="16mb") as server:
         assert server.api("PUT", "/v1/models/m", oracle.spec(4000)).status == 201
         assert (
             server.api("PUT", "/v1/models/large", {"task": "binary", "features": 1000, "layers": []}).status

@@ -80,7 +80,7 @@ def experiment(folder: Path, seed: int, kills: int, pause: float, think: float) 
     print(f"seed {seed}")  # wanted if anything fails
     parts = [PARTS[number % len(PARTS)] for number in range(kills)]
     random.Random(seed).shuffle(parts)
-    with running(folder, web_workers=2) as server:
+    with running(folder, web_workers=2, apply_timeout=2) as server:
         found = Experiment(server, seed, pause, think)
         found.run(parts)
         print(found.report())

@@ -33,7 +33,9 @@ SPEC = {
 @pytest.fixture(scope="module")
 def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A stopped server's data: four checkpoints, one change of the learning rate, a crash of the learner between."""
-    with running(tmp_path_factory.mktemp("verify"), web_workers=1, checkpoint_observations=300) as server:
+    with running(
+        tmp_path_factory.mktemp("verify"), web_workers=1, apply_timeout=2, checkpoint_observations=300
+    ) as server:
         assert server.api("PUT", "/v1/models/m", SPEC).status == 201
         choice = np.random.default_rng(1)
         for block in range(12):

@@ -42,7 +42,7 @@ def predicts(api: Api, name: str, width: int = 2) -> bool:
 @pytest.fixture(scope="module")
 def lagging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that lets 50 observations be unapplied."""
-    with running(tmp_path_factory.mktemp("lagging"), web_workers=2, max_lag=50) as server:
+    with running(tmp_path_factory.mktemp("lagging"), web_workers=2, max_lag=50, apply_timeout=0.2) as server:
         yield server
 
 
@@ -119,7 +119,7 @@ def fill(api: Api, name: str, rows: list[dict[str, object]]) -> tuple[int, Answe
 
 
 def test_a_full_redis_refuses_feedback_and_recovers_when_the_learner_trims_the_log(folder: Path) -> None:
-    with running(folder, web_workers=1, maxmemory=MEMORY) as server:
+    with running(folder, web_workers=1, maxmemory=MEMORY, apply_timeout=0.5) as server:
         api, name = server.api, server.create(WIDE)
         first = {"features": [0.0] * 500, "label": 0, "id": "first"}
         wait_until(lambda: feed(api, name, first).status == 200, 20)

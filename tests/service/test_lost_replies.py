@@ -46,7 +46,7 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ser
     folder = tmp_path_factory.mktemp("proxied")
     redis = Valkey(folder / "redis").start()
     proxy = Proxy(redis.port)
-    server = Server(folder, web_workers=1, max_lag=50)
+    server = Server(folder, web_workers=1, max_lag=50, apply_timeout=2)
     server.environment["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
     try:
         yield server.start(), proxy, redis

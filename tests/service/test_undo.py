@@ -123,7 +123,11 @@ def test_undo_leaves_the_model_that_the_others_alone_have_taught(keyed: Keyed, s
         *("undo", name, "--key", "poisoner", "--url", keyed.server.api.base, "--json"),
         key=keyed.keys["admin"],
     )
-    assert json.loads(done.stdout)["result"]["rows"] == {"undone": ROWS - len(rows), "learned": len(rows)}
+    counted = json.loads(done.stdout)["result"]["rows"]
+    assert counted["undone"] == ROWS - len(rows)
+    assert counted["learned"] <= len(
+        rows
+    )  # what a saved state before the first undone row knows already is not replayed
     wait_until(lambda: keyed.weights(name) == expected.weights_to_bytes(), 10)
     assert keyed("admin", "GET", f"/v1/models/{name}").body["step"] == ROWS
 

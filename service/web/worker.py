@@ -289,7 +289,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if not self.alive:
             answer.force_close()
         try:
-            parts = self.wsgi(environ, answer.start_response)
+            parts = self._parts(environ, answer)
             try:
                 for part in parts:
                     answer.write(part)
@@ -305,6 +305,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise StopIteration from None
         if answer.should_close():
             raise StopIteration
+
+    def _parts(self, environ: dict[str, Any], answer: Answer) -> Any:
+        """The application's answer. What it raises is never taken for an end of the client's connection."""
+        try:
+            return self.wsgi(environ, answer.start_response)
+        except (OSError, StopIteration) as error:
+            raise RuntimeError("the application failed") from error
 
     @contextmanager
     def _between_requests(self, client: Any) -> Iterator[None]:

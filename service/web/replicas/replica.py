@@ -19,7 +19,7 @@ from service.store.model_store import ModelStore
 from service.web import loop
 
 LATE = 1.2  # seconds without a heartbeat after which a learner is late
-REPLAY_SECONDS = 5.0  # that a replay takes at most, once it has come to what was published
+REPLAY_SECONDS = 5.0  # of this thread's work that a replay goes on beyond what the last heartbeat told as published
 
 
 @dataclass(frozen=True)
@@ -294,15 +294,20 @@ def _version(
 def replay(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ModelVersion:
     """The model as the log has it: from the newest state to the log's end, if that does not take too long.
 
-    For a model that nobody leads: others have served it later than the snapshot. Takes seconds. Raises StoreError.
+    For a model that nobody leads: others have served it later than the snapshot, and later than its last heartbeat tells.
+    Beyond that the replay learns for longer than a learner can between two heartbeats. Takes seconds. Raises StoreError.
     """
     state = newest_state(store, meta.spec)
     model, log_id = state.model(), state.log_id
-    deadline = time.monotonic() + REPLAY_SECONDS
+    until = None
     for entry in store.log.follow(log_id, meta.head):
         model = apply_entry(model, entry, store)
         log_id = entry.log_id
-        if log_id >= lead.published and time.monotonic() > deadline:
+        if log_id < lead.published:
+            continue
+        if until is None:
+            until = time.thread_time() + REPLAY_SECONDS
+        elif time.thread_time() > until:
             break
     return _version(Codec.of(model.spec), model, meta.timeline, log_id)
 

@@ -14,10 +14,10 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 from numba import njit
@@ -42,21 +42,64 @@ WITHOUT_CODE = {"errors", "feature_spec", "optimizer_spec", "parameters", "spec"
 
 @cache
 def sources_of(name: str) -> int:
-    """A number that follows from the code of a module of this package and of all modules that it uses."""
+    """A number that follows from the code of a module of this package and of all modules that it uses.
+
+    To find it takes most of a second, so it is kept beside the compiled code, under the digest of all files.
+    """
+    module = name.removeprefix("model.")
+    kept = f"{module}-{_digest_of_files()}.sources"
+    for parent in _parents():
+        with suppress(OSError, ValueError):
+            return int((parent / kept).read_text("ascii"), 16)
     digest = hashlib.sha256()
-    for module in sorted(_used_by(name.removeprefix("model."), set())):
-        digest.update(_code_of(FOLDER / f"{module}.py"))
-    return int.from_bytes(digest.digest()[:7])
+    for used in sorted(_used_by(module, set())):
+        digest.update(_source_of(FOLDER / f"{used}.py").code)
+    number = int.from_bytes(digest.digest()[:7])
+    _keep(kept, f"{number:014x}")
+    return number
 
 
-def _code_of(path: Path) -> bytes:
-    """A file's code without its comments and docstrings: better words do not make compiled code stale."""
-    tree = ast.parse(path.read_bytes())
+def _digest_of_files() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.py")):
+        digest.update(b"%s %d " % (path.name.encode(), path.stat().st_size))
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _keep(name: str, text: str) -> None:
+    parent = next(filter(_is_writable, _parents()), None)
+    if parent is not None:
+        with suppress(OSError), tempfile.NamedTemporaryFile("w", dir=parent, delete=False) as file:
+            file.write(text)
+            file.flush()
+            Path(file.name).replace(parent / name)  # at once whole, for other processes
+
+
+class Source(NamedTuple):
+    """What of a file makes compiled code stale."""
+
+    code: bytes  # without comments and docstrings: better words do not
+    imports: tuple[str, ...]  # the modules of this package that it imports from
+
+
+def _source_of(path: Path) -> Source:
+    return _parsed(path.read_bytes())
+
+
+@cache
+def _parsed(text: bytes) -> Source:
+    tree = ast.parse(text)
+    imports: list[str] = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "model":
+            imports += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model."):
+            imports.append((node.module or "").removeprefix("model."))
         body = getattr(node, "body", None)
         if isinstance(body, list):
             body[:] = [statement for statement in body if not _is_text(statement)]
-    return ast.dump(tree).encode()
+    return Source(ast.dump(tree).encode(), tuple(imports))
 
 
 def _is_text(statement: ast.AST) -> bool:
@@ -73,13 +116,9 @@ def _used_by(module: str, found: set[str]) -> set[str]:
     return found
 
 
-def imports_of(path: Path) -> Iterator[str]:
+def imports_of(path: Path) -> tuple[str, ...]:
     """The modules of this package that a file imports from."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "model":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model."):
-            yield (node.module or "").removeprefix("model.")
+    return _source_of(path).imports
 
 
 def processor() -> tuple[str, str]:

@@ -244,6 +244,12 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor seconds that a process has used; 0 when it is gone."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     fields = _stat(pid)

@@ -76,6 +76,13 @@ def test_the_key_does_not_change_with_other_sources(sources):
     assert [sources_of(entry) for entry in ENTRIES] == before
 
 
+def test_the_key_is_computed_once_for_all_processes(sources, monkeypatch):
+    before = [sources_of(entry) for entry in ENTRIES]
+    monkeypatch.setattr(compiled, "_source_of", None)
+    sources_of.cache_clear()
+    assert [sources_of(entry) for entry in ENTRIES] == before
+
+
 COMPILE = """
 import tempfile
 from pathlib import Path

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import stopped
-from tests.harness import Api, Server, crowd, running, wait_until
+from tests.harness import Api, Server, cpu_seconds, crowd, running, wait_until
 from tests.predictions import predicting
 
 SPEC = {"task": "binary", "features": 1, "layers": []}
@@ -225,8 +225,15 @@ def test_connections_spread_over_the_processes(folder: Path) -> None:
     with running(folder, web_workers=2) as server:
         wait_until(lambda: len(server.pids("web")) == 2, 20, server.log)
         server.api.close()
-        time.sleep(0.5)
+        wait_until(lambda: all(is_idle(worker) for worker in server.pids("web")), 30, server.log)
         spread_connections(server)
+
+
+def is_idle(process: int) -> bool:
+    """Whether a process does next to nothing: it has loaded what it needs."""
+    before = cpu_seconds(process)
+    time.sleep(0.5)
+    return cpu_seconds(process) - before < 0.05
 
 
 def spread_connections(server: Server) -> None:

@@ -34,7 +34,7 @@ def test_weights_uploaded_behind_a_rebuild_are_refused_and_the_log_goes_on(train
     os.kill(learner, signal.SIGSTOP)
     try:
         job = api("PUT", f"{path}?rebuild=true", OTHER).headers["Location"]
-        wait_until(lambda: api("GET", job).body["state"] == "succeeded", 60, trained.log)
+        wait_until(lambda: api("GET", job).body.get("state") == "succeeded", 60, trained.log)
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": "upload"}
         queued = api("PUT", f"{path}/weights", weights, headers)
         assert queued.status == 202, queued
@@ -87,7 +87,7 @@ def test_hyperparameters_are_told_as_they_are_in_force(trained: Server) -> None:
     try:
         rebuilt = OTHER | {"optimizer": {"name": "sgd", "learning_rate": 0.005}}
         job = api("PUT", f"{path}?rebuild=true", rebuilt).headers["Location"]
-        wait_until(lambda: api("GET", job).body["state"] == "succeeded", 60, trained.log)
+        wait_until(lambda: api("GET", job).body.get("state") == "succeeded", 60, trained.log)
         assert api("PATCH", path, {"learning_rate": 0.125}).status == 202
         assert trained.described(name)["hyperparameters"]["learning_rate"] == 0.25
         position = teach(api, path, 10)

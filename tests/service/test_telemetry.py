@@ -73,7 +73,7 @@ def test_a_models_position_loss_and_leadership_are_told(server: Server, api: Api
     wait_until(lambda: value(server, "freshet_model_step", model=name) == 7, 10)
     assert value(server, "freshet_observations_total", model=name, outcome="applied") == 7
     assert value(server, "freshet_model_loss", model=name) > 0
-    assert value(server, "freshet_model_has_learner", model=name) == 1
+    wait_until(lambda: value(server, "freshet_model_has_learner", model=name) == 1, 10)
     assert value(server, "freshet_redis_up") == 1
     assert value(server, "freshet_redis_memory_bytes") > 0
 

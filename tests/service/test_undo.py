@@ -139,7 +139,7 @@ def test_undo_of_a_key_that_taught_nothing_fails_and_says_so(keyed: Keyed) -> No
         == 200
     )
     job = keyed("admin", "POST", "/v1/models/clean/undo", {"key": "poisoner"}).body["job"]
-    wait_until(lambda: keyed("admin", "GET", f"/v1/jobs/{job}").body["state"] == "failed", 20)
+    wait_until(lambda: keyed("admin", "GET", f"/v1/jobs/{job}").body.get("state") == "failed", 20)
     assert "no observation of the key" in keyed("admin", "GET", f"/v1/jobs/{job}").body["detail"]
     assert keyed("admin", "POST", "/v1/models/clean/undo", {"key": "a b"}).status == 422
     assert keyed("honest", "POST", "/v1/models/clean/undo", {"key": "poisoner"}).status == 403

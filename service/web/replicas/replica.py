@@ -18,7 +18,7 @@ from service.store.entries import START, LogId
 from service.store.model_store import ModelStore
 from service.web import loop
 
-LATE = 1.2  # seconds without a heartbeat after which a learner is late
+LATE = 3.0  # seconds without a sign of life after which a learner is late: longer than another takes to take over
 REPLAY_SECONDS = 5.0  # of this thread's work that a replay goes on beyond what the last heartbeat told as published
 
 
@@ -124,7 +124,7 @@ class ServedModel:
     floor: tuple[int, LogId] | None = (
         None  # that other processes may have served before this one had the model
     )
-    beat_at: float = field(default_factory=time.monotonic)  # when the learner's heartbeat was seen to move
+    beat_at: float = field(default_factory=time.monotonic)  # when its learner last gave a sign of life
     behind_since: float | None = None  # when a publication was first seen to be missing
     mark: tuple[LogId, bytes] | None = None  # the newest entry that is known to be in the log, and its token
     older_than: int | None = None  # timeline: what was seen in it is not in the log any more
@@ -250,7 +250,7 @@ class ServedModel:
 
     @property
     def is_late(self) -> bool:
-        """Whether the heart of its learner has not beaten for long. A new model gets this long to find its learner."""
+        """Whether nothing was heard of its learner for long. A new model gets this long to find its learner."""
         return time.monotonic() - self.beat_at > LATE
 
 

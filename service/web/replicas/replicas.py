@@ -198,6 +198,8 @@ class Replicas:
         if served is None or served.generation != weights.generation:
             self._look.set()
             return
+        if (weights.timeline, weights.log_id) > served.version.order:
+            served.beat_at = time.monotonic()
         codec = served.codec_of(weights.spec.decode())
         served.swap(
             ModelVersion(

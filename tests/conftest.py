@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running server; each test uses models of its own names."""
-    with running(tmp_path_factory.mktemp("server"), web_workers=2) as started:
+    with running(tmp_path_factory.mktemp("server"), web_workers=2, apply_timeout=4) as started:
         yield started
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.harness import Api, Server, running, wait_until
 from tests.predictions import predicting
 
@@ -40,6 +42,7 @@ def crowd(server: Server, clients: int, requests: list[tuple[str, object]]) -> I
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_crowd_at_a_redis_that_stands_still_leaves_threads_for_predictions(folder: Path) -> None:
     requests: list[tuple[str, object]] = [
         ("feedback", {"features": [1], "label": 1}),

@@ -37,6 +37,7 @@ def deaths(log: str) -> list[int]:
     return [int(line.rpartition("status=")[2]) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_learner_paused_inside_its_snapshot_call_writes_nothing_when_it_goes_on(whole: System) -> None:
     first = whole.start("learner", failpoint="before-snapshot:2:stop")
     web = whole.start("web")

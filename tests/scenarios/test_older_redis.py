@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tests import oracle
 from tests.faults import Part, System
 from tests.harness import wait_until
@@ -169,6 +171,7 @@ def test_a_cut_off_append_only_file_is_taken_up_to_its_last_whole_command(whole:
     oracle.judge(web, ledger, name)
 
 
+@pytest.mark.slow
 def test_a_learner_notices_an_older_redis_by_its_lower_term(whole: System) -> None:
     """Redis is set back to before the learner led; web processes that could notice have ended."""
     first = whole.start("learner")

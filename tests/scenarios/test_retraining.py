@@ -122,6 +122,7 @@ def assert_all_counted_once(server: Server, total: int) -> None:
     assert (described["step"], described["metrics"]["observations"]) == (total, total)
 
 
+@pytest.mark.slow
 def test_retraining_in_a_drifting_stream_loses_nothing_and_promotes_the_better_model(trained: Server) -> None:
     server = trained
     server.api("PUT", "/v1/models/m", SPEC)

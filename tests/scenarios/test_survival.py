@@ -171,6 +171,7 @@ def predicted(server: Server, name: str) -> dict[str, Any]:
     return {"step": -1}
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_is_on_disk_though_its_fsync_is_slow(folder: Path) -> None:
     server = Server(folder, redis_timeout=5, apply_timeout=5, web_workers=1)
     server.environment |= preloaded(folder, SLOW_SYNC)

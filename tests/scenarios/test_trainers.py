@@ -96,6 +96,7 @@ echo "status $?"
     assert shell.returncode == 0
 
 
+@pytest.mark.slow
 def test_an_idle_trainer_waits_for_a_redis_that_is_away(whole: System) -> None:
     whole.start("learner")
     web = whole.start("web")

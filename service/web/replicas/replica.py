@@ -19,7 +19,9 @@ from service.store.model_store import ModelStore
 from service.web import loop
 
 LATE = 3.0  # seconds without a sign of life after which a learner is late: longer than another takes to take over
-REPLAY_SECONDS = 5.0  # of this thread's work that a replay goes on beyond what the last heartbeat told as published
+REPLAY_SECONDS = (
+    5.0  # of this thread's work that a replay goes on beyond what the last heartbeat told as published
+)
 
 
 @dataclass(frozen=True)
@@ -294,8 +296,9 @@ def _version(
 def replay(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ModelVersion:
     """The model as the log has it: from the newest state to the log's end, if that does not take too long.
 
-    For a model that nobody leads: others have served it later than the snapshot, and later than its last heartbeat tells.
-    Beyond that the replay learns for longer than a learner can between two heartbeats. Takes seconds. Raises StoreError.
+    For a model that nobody leads. Others have served it later than the snapshot, even later than its last heartbeat
+    tells: beyond that the replay learns for longer than a learner can between two heartbeats. Takes seconds.
+    Raises StoreError.
     """
     state = newest_state(store, meta.spec)
     model, log_id = state.model(), state.log_id

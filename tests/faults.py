@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -67,10 +68,14 @@ def preloaded(folder: Path, source: str) -> dict[str, str]:
 
 
 class Proxy:
-    """A TCP proxy in front of a port of this machine, whose connections can be cut, held, delayed and made mute."""
+    """A TCP proxy in front of a port of this machine, whose connections can be cut, held, delayed and made mute.
 
-    def __init__(self, target: int) -> None:
+    With `tls` its clients speak TLS.
+    """
+
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self.target = target
+        self._tls = tls
         self.delay = 0.0  # seconds that each piece waits, either way
         self.mute: bytes | None = None  # answers on connections that have sent this are swallowed
         self.dropped = 0  # answers that were swallowed since `swallow` was called
@@ -140,6 +145,8 @@ class Proxy:
             except OSError:
                 return
             try:
+                if self._tls is not None:
+                    client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 client.close()

@@ -1,4 +1,4 @@
-"""TLS: the web server's certificate from files, read again at a reload; Redis over TLS is part of redis-py."""
+"""TLS: the web server's certificate from files, read again at a reload; Redis by `rediss://`."""
 
 import shutil
 import signal
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from tests import oracle
+from tests.faults import Part, Proxy, system
 from tests.harness import FRESHET, Server, wait_until
 
 
@@ -87,3 +89,36 @@ def test_a_certificate_that_cannot_be_read_ends_the_start(folder: Path) -> None:
     assert server.process.wait(60) == 2
     assert "FRESHET_TLS_CERTIFICATE: cannot read" in server.log()
     assert "Traceback" not in server.log()
+
+
+def test_every_process_speaks_tls_with_redis(folder: Path) -> None:
+    certify(folder, "redis")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    with system(folder) as whole:
+        secret = Proxy(whole.redis.port, tls)
+        parts = [Part(kind, folder, secret.port) for kind in ("learner", "trainer", "web")]
+        for part in parts:
+            part.environment["REDIS_URL"] = (
+                f"rediss://127.0.0.1:{secret.port}/0?ssl_ca_certs={folder}/certificate.pem"
+            )
+            whole.parts.append(part.start())
+        web = whole.parts[-1]
+        name = web.create(oracle.spec())
+        oracle.teach(web, name, range(60))
+        job = web.api("POST", f"/v1/models/{name}/retrain", {"promote": "always"}).headers["Location"]
+        wait_until(lambda: web.api("GET", job).body.get("state") == "succeeded", 60, whole.log)
+        secret.close()
+
+
+def test_a_redis_whose_certificate_is_not_trusted_is_not_spoken_to(folder: Path) -> None:
+    certify(folder, "stranger")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    with system(folder) as whole:
+        stranger = Proxy(whole.redis.port, tls)
+        learner = Part("learner", folder, stranger.port)
+        learner.environment["REDIS_URL"] = f"rediss://127.0.0.1:{stranger.port}/0"
+        whole.parts.append(learner.start())
+        wait_until(lambda: "certificate verify failed" in learner.log(), 30, learner.log)
+        stranger.close()

@@ -42,7 +42,7 @@ fuzz: install  # random requests of every kind for some minutes, MINUTES=10
 
 test-lowest:  # the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet $$($(PYTHON) tests/floors.py) hatchling editables pytest pytest-timeout pytest-xdist hypothesis jsonschema-rs scikit-learn
+	.venv-lowest/bin/pip install --quiet $$($(PYTHON) tests/floors.py) 'hatchling>=1.27' editables pytest pytest-timeout pytest-xdist hypothesis jsonschema-rs scikit-learn
 	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	.venv-lowest/bin/freshet warm-up
 	.venv-lowest/bin/pytest -m "not soak and not slow" $(SIDE_BY_SIDE) $(LOWEST_TESTS)

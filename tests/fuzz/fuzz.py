@@ -199,10 +199,13 @@ class Fuzzer:
         sent: Any = raw
         if raw and self.random.random() < 0.2:
             sent = iter([raw[start : start + 997] for start in range(0, len(raw), 997)])
-        answer = self._pool.request(method, self.server.api.base + path, body=sent, headers=headers)
-        self.note(
-            f"{method} {re.sub('/(a|b|c|d.e|F-9)(/|$)', '/NAME/', path).partition('?')[0]}", answer, raw
-        )
+        call = f"{method} {re.sub('/(a|b|c|d.e|F-9)(/|$)', '/NAME/', path).partition('?')[0]}"
+        try:
+            answer = self._pool.request(method, self.server.api.base + path, body=sent, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            self.broken.append(f"{call} got no answer: {error!r} {kind} {(raw or b'')[:3000]!r}")
+            return urllib3.HTTPResponse(status=0)
+        self.note(call, answer, raw)
         return answer
 
     def note(self, call: str, answer: urllib3.BaseHTTPResponse, raw: bytes | None) -> None:
@@ -412,15 +415,17 @@ def main(minutes: float, seed: int, keep_log: Path | None) -> None:
             server.api("PUT", f"/v1/models/{name}", spec)
             fuzzer._specs[name] = spec
         before, deadline, count = memory(server), time.monotonic() + 60 * minutes, 0
-        while time.monotonic() < deadline:
-            fuzzer.step()
-            count += 1
-        for (call, status), times in sorted(fuzzer.statuses.items()):
-            print(f"{times:7} {status} {call}")
-        found = faults(server, fuzzer, before)
-        print(f"{count} requests, seed {seed}")
-        if keep_log is not None:
-            keep_log.write_text(server.log())
+        try:
+            while time.monotonic() < deadline:
+                fuzzer.step()
+                count += 1
+            for (call, status), times in sorted(fuzzer.statuses.items()):
+                print(f"{times:7} {status} {call}")
+            found = faults(server, fuzzer, before)
+            print(f"{count} requests, seed {seed}")
+        finally:
+            if keep_log is not None:
+                keep_log.write_text(server.log())
     for fault in found:
         print("FAULT:", fault)
     sys.exit(bool(found))

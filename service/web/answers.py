@@ -151,11 +151,11 @@ class MetricsAnswer(Positioned):
     late_labels: dict[str, Any] | None = Field(description="how late labels come; null without any")
 
 
-class DiagnosticsAnswer(Answer):
+class DiagnosticsAnswer(Positioned):
     """How the network is doing inside, with advice."""
 
     model: str
-    step: Step
+    snapshot_step: int = Field(description="the step of the snapshot that the diagnostics are of")
     diagnostics: dict[str, Any]
 
 

@@ -11,7 +11,7 @@ from service.store.appending import NewSchedule
 from service.store.entries import LogId
 from service.web import problems
 from service.web.context import Web
-from service.web.idempotency import body_digest, new_key
+from service.web.idempotency import body_digest, key_of_request
 from service.web.replicas.replica import ServedModel
 
 LOOK = 0.01  # seconds between looks at whether it is done
@@ -50,7 +50,7 @@ def order(
 
     Raises Problem, Conflict if the command was refused; StoreError.
     """
-    token = key or new_key()
+    token = key_of_request(key)
     try:
         log_id = served.store.log.append_command(
             token.encode(),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flask import g
+
 from service.errors import Invalid, OutcomeUnknown, Problem
 from service.store.kept import Kept
 
@@ -43,6 +45,14 @@ def checked_key(key: str | None) -> str | None:
 def new_key() -> str:
     """A key for a request without an Idempotency-Key."""
     return secrets.token_urlsafe(12)
+
+
+def key_of_request(key: str | None) -> str:
+    """The current request's key; if the client gave none, one that is made for it, the same at each call."""
+    if key is None:
+        key = g.get("key") or new_key()
+    g.key = key
+    return key
 
 
 def body_digest(body: bytes) -> bytes:

@@ -31,7 +31,7 @@ from service.errors import (
     WrongGeneration,
     WrongMediaType,
 )
-from service.web.idempotency import another_body, unknown_outcome
+from service.web.idempotency import NAME, another_body, key_of_request, unknown_outcome
 from service.web.replicas.replica import ServedModel, missing
 
 MEDIA_TYPE = "application/problem+json"
@@ -81,7 +81,7 @@ def of(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, StoreUnavailable) and error.sent and request.method not in ("GET", "HEAD"):
-        return OutcomeUnknown(f"{error}; what was asked for may be done all the same", retry_after=1)
+        return unknown_outcome(str(error), key_of_request(request.headers.get(NAME)))
     if isinstance(error, KeyUsed):
         return another_body()
     if isinstance(error, NoRoom):

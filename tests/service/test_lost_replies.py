@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from service.store.scripts import APPEND
+from service.store.scripts import APPEND, DELETE
 from tests import oracle
 from tests.faults import Proxy, Valkey, stopped
 from tests.harness import Answer, Api, Server, wait_until
@@ -149,3 +149,27 @@ def test_no_refusal_after_a_lost_try_says_that_nothing_was_appended(proxied: Pro
     assert again.body["position"] == (62 if stream else 61)
     proxied.server.wait_step(proxied.name, again.body["position"])
     assert oracle.applications(proxied.api, proxied.name, 65)[60:] == [1, stream, 0, 0, 0]
+
+
+def test_a_command_whose_end_is_not_known_is_settled_by_the_token_too(proxied: Proxied) -> None:
+    """The reply that is lost is not that to the append, but to a look at what came of it."""
+    path, body = f"/v1/models/{proxied.name}", {"learning_rate": 0.25}
+    proxied.proxy.swallow(b":refusals", 10_000)
+    answer = proxied.api("PATCH", path, body)
+    proxied.proxy.swallow(b"", 0)
+    assert (answer.status, answer.body["type"]) == (503, oracle.OUTCOME_UNKNOWN), answer
+    key = {"Idempotency-Key": answer.body["token"]}
+    wait_until(lambda: proxied.api("PATCH", path, body, key).status == 200, 20, proxied.server.log)
+    with proxied.redis.link as link:
+        assert link.xlen(f"freshet:{{{proxied.name}}}:log") == 2
+    assert proxied.api("PATCH", path, {"learning_rate": 0.5}, key).status == 422
+
+
+def test_a_deletion_whose_reply_is_lost_is_repeated_with_a_token_as_well(proxied: Proxied) -> None:
+    path = f"/v1/models/{proxied.name}"
+    proxied.proxy.swallow(DELETE.sha.encode(), 10_000)
+    answer = proxied.api("DELETE", path)
+    proxied.proxy.swallow(b"", 0)
+    assert (answer.status, answer.body["type"]) == (503, oracle.OUTCOME_UNKNOWN), answer
+    again = proxied.api("DELETE", path, None, {"Idempotency-Key": answer.body["token"]})
+    assert again.status in (204, 404)

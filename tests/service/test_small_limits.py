@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from tests import oracle
 from tests.harness import Answer, Api, Server, running, wait_until
@@ -19,7 +20,13 @@ STREAM = {"Content-Type": "application/x-ndjson"}
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that keeps little and waits with one thread; each test uses models of its own names."""
-    little = {"web_workers": 1, "answer_bytes": 2**12, "label_ttl": 1, "label_bytes": 2**16}
+    little = {
+        "web_workers": 1,
+        "answer_bytes": 2**12,
+        "label_ttl": 1,
+        "label_bytes": 2**16,
+        "snapshot_seconds": 60,
+    }
     with running(tmp_path_factory.mktemp("cramped"), **little) as started:
         yield started
 
@@ -106,3 +113,41 @@ def test_a_stream_survives_lost_replies_and_short_stalls_of_redis(cramped: Serve
     cramped.wait_step(name, oracle.PLACES)
     assert cramped.step(name) == oracle.PLACES
     assert oracle.applications(api, name, oracle.PLACES) == [1] * oracle.PLACES
+
+
+def test_a_stream_of_duplicates_goes_on_though_kept_answers_make_room_meanwhile(cramped: Server) -> None:
+    api, name = cramped.api, cramped.create(SPEC)
+    rows = [{"features": [1.0, 2.0], "label": 1, "id": str(place)} for place in range(5)]
+    assert feed(api, name, lines(rows), **STREAM).status in (200, 202)
+
+    def is_kept(link: redis.Redis, place: int) -> bool:
+        """Whether the stream has come so far."""
+        slots = [f"freshet:{{{name}}}:answers:{slot}" for slot in range(2)]
+        return any(b" s%d " % place in (link.hget(slot, "again") or b"") for slot in slots)
+
+    def fill(link: redis.Redis) -> None:
+        """Repeat an observation under one key after the other, until what is kept goes to the other hash."""
+        for number in range(100):
+            feed(api, name, rows[0], **{"Idempotency-Key": f"{number}-".ljust(128, "x")})
+            if link.hget(f"freshet:{{{name}}}:meta", "answers") == b"1":
+                return
+        raise AssertionError("the hash of answers is never full")
+
+    def line_by_line() -> Iterator[bytes]:
+        with cramped.link as link:
+            for place, row in enumerate(rows, 1):
+                yield json.dumps(row).encode() + b"\n"
+                wait_until(lambda place=place: is_kept(link, place), 60, cramped.log)
+                if place == 1:
+                    fill(link)
+
+    answer = feed(api, name, line_by_line(), **STREAM, **{"Idempotency-Key": "again"})
+    assert (answer.status, answer.body["duplicates"]) == (200, len(rows)), answer
+
+
+def test_diagnostics_tell_no_earlier_step_than_predictions_did(cramped: Server) -> None:
+    api, name = cramped.api, cramped.create(SPEC)
+    wait_until(lambda: feed(api, name, {"features": [1.0, 2.0], "label": 1}).status == 200, 10)
+    seen = api("POST", f"/v1/models/{name}/predict", {"instances": [[1, 2]]}).body["step"]
+    told = api("GET", f"/v1/models/{name}/diagnostics").body
+    assert told["step"] >= seen >= told["snapshot_step"]

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from operator import itemgetter
 from typing import Any, Literal
 
-from service.errors import Conflict, Invalid, Problem, ServiceError, StoreError, TooManyRequests
+from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests
 from service.store.kept import Kept, StreamRecord
 from service.web import problems
 from service.web.context import Web
@@ -72,9 +72,9 @@ def upload_stream(
     A line that is refused is reported with its number and the stream goes on, or it stops there. Where the stream ends
     early the problem carries the counts so far, and the `token` to go on with. What was appended until then stays.
     """
-    with context.waiting.turn():
-        upload = StreamUpload(context, served, options)
-        try:
+    upload = StreamUpload(context, served, options)
+    try:
+        with context.waiting.turn():
             upload.resume()
             for part in parts:
                 upload.add(part)
@@ -82,12 +82,12 @@ def upload_stream(
                 upload.check()
             yield from upload.records(wait=True)
             yield [upload.end()]
-        except ServiceError as error:
-            problem = problems.of(error)
-            problem.extra = upload.counts() | problem.extra
-            raise problem from error
-        finally:
-            upload.close()
+    except Exception as error:  # whatever it is, the client is to go on from where it has come to
+        problem = problems.of(error)
+        problem.extra = upload.counts() | problem.extra
+        raise problem from error
+    finally:
+        upload.close()
 
 
 class StreamUpload:

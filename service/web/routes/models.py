@@ -215,11 +215,12 @@ def metrics(name: str) -> Response:
 
 @routes.get("/v1/models/<name>/diagnostics")
 def diagnostics(name: str) -> Response:
-    """How the network is doing inside, with advice; as of the newest snapshot."""
+    """How the network is doing inside, with advice; as of the newest snapshot, whose step is told, too."""
     context = web()
     served = context.served(name)
     model = newest_state(served.store, served.created_by.spec_json.encode()).model()
-    return answer({"model": name, "step": model.step, "diagnostics": model.diagnostics()})
+    told = {"snapshot_step": model.step, "diagnostics": model.diagnostics()}
+    return answer({"model": name, **position(context, served.version), **told})
 
 
 def _late_labels(context: Web, served: ServedModel) -> dict[str, Any] | None:

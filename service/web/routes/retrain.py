@@ -14,7 +14,7 @@ from service.store.appending import NewSchedule
 from service.store.jobs import Job, new_id
 from service.web import problems
 from service.web.context import Web, answer, idempotency_key, json_body, web
-from service.web.idempotency import another_body, body_digest, new_key
+from service.web.idempotency import another_body, body_digest, key_of_request
 from service.web.replicas.replica import ServedModel, missing
 from service.web.routes.jobs import to_response
 
@@ -63,7 +63,7 @@ def start(
     put: str | None = None,
 ) -> Response:
     """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
-    jobs, token = served.store.jobs, key or new_key()
+    jobs, token = served.store.jobs, key_of_request(key)
     job_id = new_id(served.name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
     digest = body_digest(raw).decode()
     try:

@@ -180,11 +180,6 @@ class Link:
             self._connection.disconnect()
             raise StoreUnavailable(f"lost Redis: {error}") from error
 
-    @property
-    def has_part(self) -> bool:
-        """Whether a part of a message has come."""
-        return bool(self._connection._parser._reader.has_data())
-
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
         self._connection.disconnect()

@@ -200,7 +200,7 @@ class Subscription:
     def next(self, timeout: float) -> Message | None:
         """The next message; None if none begins to come within `timeout` seconds. Raises StoreUnavailable."""
         answer = self._link.read_within(timeout)
-        if answer is None and self._link.has_part:
+        if answer is None and self._link.readable(0):
             self.reading = True
             try:
                 answer = self._link.read()

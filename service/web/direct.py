@@ -63,11 +63,12 @@ class Direct:
         began = time.perf_counter()
         name, call = path.groups()
         with self._app.app_context():
+            telemetry.begin_direct(environ, name)
             try:
                 body, status = self._answer(environ, name, call)
             except Exception as error:  # noqa: BLE001 - Flask's handlers know what to do with it
                 return self._failed(environ, start_response, error)
-        request_id = telemetry.id_of(environ.get("HTTP_X_REQUEST_ID", ""))
+            request_id = telemetry.request_id()
         telemetry.count(f"/v1/models/<name>/{call}", status, time.perf_counter() - began)
         headers = [
             ("Content-Type", "application/json"),

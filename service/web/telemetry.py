@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, Flask, Response, g, has_request_context, request
+from flask import Blueprint, Flask, Response, g, has_app_context, has_request_context, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import REGISTRY as OWN
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -60,31 +60,41 @@ def count(rule: str, status: int, seconds: float) -> None:
     child.observe(seconds)
 
 
+def begin_direct(environ: dict[str, Any], model: str) -> None:
+    """Note which request is current, in an application context without a request of Flask's."""
+    g.environ, g.model = environ, model
+
+
 def request_id() -> str:
     """The id of the current request: the client's, if it gave a printable one, or a new one."""
     known: str | None = g.get("request_id")
     if known is None:
-        known = g.request_id = id_of(request.headers.get(REQUEST_ID, ""))
+        given = _environ().get("HTTP_X_REQUEST_ID", "")
+        is_fine = given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
+        known = g.request_id = given if is_fine else f"{_ids.getrandbits(64):016x}"
     return known
 
 
-def id_of(given: str) -> str:
-    """A request's id: the one that a client gave, if it is a printable one, or a new one."""
-    if given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable():
-        return given
-    return f"{_ids.getrandbits(64):016x}"
+def _environ() -> dict[str, Any]:
+    """The WSGI environment of the current request; empty if there is none."""
+    if has_request_context():
+        return request.environ
+    found: dict[str, Any] = g.get("environ", {}) if has_app_context() else {}
+    return found
 
 
 def log_context() -> dict[str, str]:
-    """What a log line tells of the current request: its id, trace (W3C Trace Context), model and API key."""
-    if not has_request_context():
+    """What a log line says of the current request: its id, trace (W3C Trace Context), model and API key."""
+    environ = _environ()
+    if not environ:
         return {}
     fields = {"request_id": request_id()}
-    trace = TRACE.fullmatch(request.headers.get("traceparent", ""))
+    trace = TRACE.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
     if trace is not None:
         fields |= {"trace_id": trace[1], "span_id": trace[2]}
-    if request.view_args and "name" in request.view_args:
-        fields["model"] = request.view_args["name"]
+    model = (request.view_args or {}).get("name") if has_request_context() else g.model
+    if model:
+        fields["model"] = model
     if key_name():
         fields["api_key"] = key_name()
     return fields

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import counters
-from service.web.telemetry import log_context
+from service.web import telemetry
 from tests.harness import Api, Server, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -132,8 +132,17 @@ def test_a_log_line_tells_request_trace_model_and_key(folder: Path) -> None:
         server.wait_ready()
         app = Flask("logs")
         with app.test_request_context(f"/v1/models/{name}", headers=headers):
-            told = log_context()
+            told = telemetry.log_context()
         lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
     assert told["request_id"] == "told-1"
     assert (told["trace_id"], told["span_id"]) == tuple(trace.split("-")[1:3])
     assert {"process", "level", "timestamp", "event"} <= lines[-1].keys()
+
+
+def test_a_line_logged_on_the_short_way_names_its_request_and_model() -> None:
+    environ = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01"}
+    with Flask("short").app_context():
+        telemetry.begin_direct(environ, "m")
+        fields = telemetry.log_context()
+    assert fields == {"request_id": "mine", "trace_id": "a" * 32, "span_id": "b" * 16, "model": "m"}
+    assert telemetry.log_context() == {}

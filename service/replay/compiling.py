@@ -11,7 +11,7 @@ def compile_loop() -> None:
     if is_compiled():
         warm_up()
         return
-    log.info("compiling the learning loop: once for each installation, up to a minute; feedback waits for it")
+    log.info("compiling the learning loop: once for each installation, up to a minute")
     begun = time.monotonic()
     warm_up()
     log.info("compiled the learning loop", seconds=round(time.monotonic() - begun, 1))

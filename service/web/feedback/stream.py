@@ -7,55 +7,28 @@ the first try, and several tries at once share the work: no line is appended twi
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests
 from service.store.kept import Kept, StreamRecord
 from service.web import problems
 from service.web.context import Web
-from service.web.feedback.counting import count_losses, count_rows
+from service.web.feedback.counting import count_rows
 from service.web.feedback.drafts import Draft, PredictionGone
 from service.web.feedback.reading import Part, Reading
-from service.web.feedback.results import mean_loss, row_results
+from service.web.feedback.stream_results import Sent, StreamOptions, StreamResults
 from service.web.feedback.submit import Outcome
 from service.web.idempotency import Request, another_body, new_key
 from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter
 
 ERRORS_TOLD = 100
-AHEAD = {"each": 8, "blocks": 8, "none": 1000}
-"""Blocks whose result has not come, at most, by what is told of results."""
-
 LONGEST_NAP = 0.5  # seconds that a stream over its key's rate sleeps at a time
-
-Results = Literal["each", "blocks", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How a stream is taken: whether a bad line stops it, and what is told of results while it is read."""
-
-    stop_on_error: bool = False
-    results: Results = "none"
-    key: str | None = None  # the client's Idempotency-Key
-    columns: int = 0  # numbers of each prediction that results tell
-
-
-@dataclass(slots=True)
-class Sent:
-    """A part of the stream that was appended or refused, and the wait for its result, if there is one."""
-
-    part: Part
-    reading: Reading
-    outcome: Outcome
-    token: bytes = b""
-    waiter: Waiter | None = None
 
 
 def upload_stream(
@@ -78,16 +51,16 @@ def upload_stream(
             upload.resume()
             for part in parts:
                 upload.add(part)
-                yield from upload.records(wait=options.results != "none" and is_idle())
+                yield from upload.results.records(wait=options.results != "none" and is_idle())
                 upload.check()
-            yield from upload.records(wait=True)
+            yield from upload.results.records(wait=True)
             yield [upload.end()]
     except Exception as error:  # whatever it is, the client is to go on from where it has come to
         problem = problems.of(error)
         problem.extra = upload.counts() | problem.extra
         raise problem from error
     finally:
-        upload.close()
+        upload.results.close()
 
 
 class StreamUpload:
@@ -103,10 +76,9 @@ class StreamUpload:
         self._ahead: StreamRecord | None = None  # of another try: this one has not read that far yet
         self._progress = StreamRecord()
         self._position, self._timeline = 0, 0  # of the newest block
-        self._learned, self._loss = 0, 0.0
         self._errors: list[dict[str, Any]] = []
         self._is_unknown = False  # the newest block was sent and not answered: it may be appended yet
-        self._sent: deque[Sent] = deque()  # in order
+        self.results = StreamResults(context, served, options)
         self._bad: tuple[int, str] | None = None  # the line that stops the stream, and why
 
     # -- lines -----------------------------------------------------------------------------------------------
@@ -150,7 +122,7 @@ class StreamUpload:
             count_rows(
                 self._served.name, appended=appended, duplicate=duplicates, rejected=len(reading.refused)
             )
-            self._sent.append(sent)
+            self.results.add(sent)
             return
 
     def check(self) -> None:
@@ -183,7 +155,7 @@ class StreamUpload:
             raise Conflict("another request with this Idempotency-Key goes on with the stream", retry_after=1)
         self._newest, self._ahead, self._progress = kept, ahead, ahead
         self._position = max(self._position, kept.position)
-        self._learned, self._loss = ahead.learned, ahead.loss
+        self.results.learned, self.results.loss = ahead.learned, ahead.loss
 
     # -- appending -------------------------------------------------------------------------------------------
 
@@ -213,7 +185,7 @@ class StreamUpload:
         finally:
             self._is_unknown = request.is_unknown
             if not isinstance(outcome, Outcome) or not outcome.rows:
-                self._forget(token, waiter)
+                self.results.forget(token, waiter)
                 waiter = None
         if isinstance(outcome, Kept):
             return outcome
@@ -246,7 +218,7 @@ class StreamUpload:
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], StreamRecord]:
         """What is kept with the key once the lines up to `last` are appended."""
-        before = replace(self._progress, learned=self._learned, loss=self._loss)
+        before = replace(self._progress, learned=self.results.learned, loss=self.results.loss)
 
         def after(appended: int, duplicates: int) -> StreamRecord:
             return replace(
@@ -263,67 +235,6 @@ class StreamUpload:
     def _note_errors(self, refused: list[tuple[int, str]]) -> None:
         for number, detail in refused[: ERRORS_TOLD - len(self._errors)]:
             self._errors.append({"line": number, "detail": detail})
-
-    # -- results ---------------------------------------------------------------------------------------------
-
-    def records(self, wait: bool) -> Iterator[list[dict[str, Any]]]:
-        """What is told of each part whose result has come, in order; with `wait`, of all that were sent."""
-        deadline = time.monotonic() + self._context.settings.apply_timeout
-        while self._sent:
-            sent = self._sent[0]
-            if sent.waiter is None:
-                sent.outcome.applied = self._served.wait_for(sent.outcome.position, 0, sent.outcome.timeline)
-            else:
-                must_wait = wait or len(self._sent) > AHEAD[self._options.results]
-                timeout = max(0.0, deadline - time.monotonic()) if must_wait else 0.0
-                self._context.feedback.await_result(self._served, sent.outcome, sent.waiter, timeout)
-                if not sent.outcome.applied and not must_wait:
-                    return
-                self._forget(sent.token, sent.waiter)
-            self._sent.popleft()
-            self._count(sent.outcome)
-            if self._options.results == "each":
-                yield self._of_lines(sent)
-            elif self._options.results == "blocks":
-                yield [self._of_block(sent)]
-
-    def _count(self, outcome: Outcome) -> None:
-        """Count a part whose result has come, or is waited for no longer."""
-        count_losses(outcome.result)
-        if outcome.result is not None:
-            learned = ~outcome.result.skipped
-            self._learned += int(learned.sum())
-            self._loss += float(outcome.result.losses[learned].sum())
-
-    def _of_lines(self, sent: Sent) -> list[dict[str, Any]]:
-        told = {number: {"line": number, "error": detail} for number, detail in sent.reading.refused}
-        results = row_results(
-            self._served.labels_at(sent.outcome.position), sent.outcome, len(sent.reading.numbers)
-        )
-        for number, result in zip(sent.reading.numbers, results, strict=True):
-            told[number] = {"line": number, **result}
-        return [told[number] for number in sorted(told)]
-
-    def _of_block(self, sent: Sent) -> dict[str, Any]:
-        outcome = sent.outcome
-        return {
-            "lines": sent.part.number + len(sent.part) - 1,
-            "position": outcome.position,
-            "applied": len(outcome.rows) if outcome.applied else 0,
-            "pending": 0 if outcome.applied else len(outcome.rows),
-            "duplicates": len(outcome.duplicates),
-            "rejected": len(sent.reading.refused),
-            "loss": mean_loss(outcome.result),
-        }
-
-    def _forget(self, token: bytes, waiter: Waiter | None) -> None:
-        if waiter is not None:
-            self._context.waiting.forget(self._served.generation, token, waiter)
-
-    def close(self) -> None:
-        """Expect no results any more."""
-        for sent in self._sent:
-            self._forget(sent.token, sent.waiter)
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -361,7 +272,7 @@ class StreamUpload:
             "pending": 0 if applied else done.appended,
             "duplicates": done.duplicates,
             "rejected": done.rejected,
-            "loss": self._loss / self._learned if self._learned else None,
+            "loss": self.results.loss / self.results.learned if self.results.learned else None,
         }
         if self._options.results != "none":
             body |= {"status": HTTPStatus.OK if applied else HTTPStatus.ACCEPTED, "token": self._key}
@@ -376,8 +287,8 @@ class StreamUpload:
         done = replace(
             self._progress,
             digest=self._hash.hexdigest(),
-            learned=self._learned,
-            loss=self._loss,
+            learned=self.results.learned,
+            loss=self.results.loss,
             done=True,
         )
         kept = Kept(self._newest.position, done.to_bytes())

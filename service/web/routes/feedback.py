@@ -18,7 +18,8 @@ from service.web.context import Web, answer, idempotency_key, json_body, raw_ans
 from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.reading import Lines
 from service.web.feedback.results import mean_loss, row_results
-from service.web.feedback.stream import Results, StreamOptions, upload_stream
+from service.web.feedback.stream import upload_stream
+from service.web.feedback.stream_results import Results, StreamOptions
 from service.web.feedback.submit import Outcome, Repetition
 from service.web.feedback.tables import TablePart
 from service.web.lines import line_blocks

@@ -27,7 +27,7 @@ from service.store.connection import Link
 from service.store.entries import START, Entry, LogId, follows
 from service.store.messages import Publication, Result, publish_command, publish_results_commands
 from service.store.model_part import Fence
-from service.store.model_store import ModelStore
+from service.store.model_store import ModelStore, OfModel
 from service.store.models import Meta
 from service.store.refusals import Refusal
 from service.store.snapshots import Keep
@@ -66,7 +66,7 @@ class Cost:
 
 
 @dataclass
-class LedModel:
+class LedModel(OfModel):
     """A model that a learner leads, by a monotonic clock.
 
     Entries of the log are queued as they are read, and applied in turns of bounded time: a slow model does not hold up
@@ -137,16 +137,6 @@ class LedModel:
         for position, size in store.log.sizes():
             led.sizes.note(position, size, model.spec)
         return led
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.store.name
-
-    @property
-    def generation(self) -> bytes:
-        """The model's generation."""
-        return self.store.generation
 
     @property
     def spec(self) -> ModelSpec:

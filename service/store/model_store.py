@@ -42,3 +42,20 @@ class ModelStore:
     def was_deleted(self) -> bool:
         """Whether this generation, which is gone, was deleted; if not, Redis has lost it."""
         return models.was_deleted(self.link, self.generation)
+
+
+class OfModel:
+    """What belongs to one model, known by its store."""
+
+    __slots__ = ()
+    store: ModelStore
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.store.name
+
+    @property
+    def generation(self) -> bytes:
+        """The model's generation."""
+        return self.store.generation

@@ -1,9 +1,29 @@
-"""What the tests of `freshet feed` share."""
+"""What the tests of a part of the service share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from service.store.connection import Link
+from tests.faults import Valkey
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Redis without other processes."""
+    started = Valkey(tmp_path_factory.mktemp("valkey")).start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def link(valkey: Valkey) -> Iterator[Link]:
+    """A connection to it, emptied."""
+    made = Link(valkey.url, 5)
+    made.call("FLUSHALL")
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -186,37 +186,29 @@ def test_every_endpoint_is_in_one_table_or_for_administrators() -> None:
     assert set(known) - endpoints <= {"jobs.list_of_model"}
 
 
+def started(folder: Path, part: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """`freshet serve` or a part of it, which is expected to end by itself, beside a Redis."""
+    with system(folder) as whole:
+        settings = {"DATA_DIR": str(folder), "PORT": str(free_port()), **variables}
+        environment = clean_environment() | {f"FRESHET_{name}": value for name, value in settings.items()}
+        return subprocess.run(
+            [*FRESHET, part],
+            env=environment | {"REDIS_URL": whole.redis.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
 @pytest.mark.parametrize("part", ["serve", "web"])
 def test_an_administrators_key_that_is_no_token_does_not_start(folder: Path, part: str) -> None:
-    with system(folder) as whole:
-        variables = {
-            "FRESHET_ADMIN_KEY": "a secret of mine",
-            "FRESHET_DATA_DIR": str(folder),
-            "FRESHET_PORT": str(free_port()),
-            "REDIS_URL": whole.redis.url,
-        }
-        command, environment = [*FRESHET, part], clean_environment() | variables
-        result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+    result = started(folder, part, ADMIN_KEY="a secret of mine")
     assert (result.returncode, "is no token" in result.stderr) == (2, True), result.stderr
     assert "a secret of mine" not in result.stderr
 
 
 @pytest.mark.parametrize("part", ["serve", "web"])
 def test_an_open_address_without_a_key_does_not_start(folder: Path, part: str) -> None:
-    with system(folder) as whole:
-        variables = {
-            "FRESHET_HOST": "0.0.0.0",
-            "FRESHET_DATA_DIR": str(folder),
-            "FRESHET_PORT": str(free_port()),
-        }
-        result = subprocess.run(
-            [*FRESHET, part],
-            env=clean_environment() | variables | {"REDIS_URL": f"redis://127.0.0.1:{whole.redis.port}/0"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    result = started(folder, part, HOST="0.0.0.0")
     assert (result.returncode, "no API key" in result.stderr) == (2, True), result.stderr

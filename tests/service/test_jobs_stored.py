@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,20 +12,6 @@ from service.store.jobs import Attempt, JobNews
 from service.store.snapshots import Keep
 from tests.faults import Valkey
 from tests.stored import Stored
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    started = Valkey(tmp_path_factory.mktemp("jobs")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture(scope="module")
-def link(valkey: Valkey) -> Iterator[Link]:
-    made = Link(valkey.url, 5)
-    yield made
-    made.close()
 
 
 @pytest.fixture

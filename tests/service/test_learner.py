@@ -24,22 +24,6 @@ SLOW = ModelSpec.model_validate(
 LIMITS = Limits(dedup_window=10**6, max_lag=10**6, label_ttl_ms=1000)
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    started = Valkey(tmp_path_factory.mktemp("learner")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-def link(valkey: Valkey) -> Iterator[Link]:
-    """A connection to an empty Redis."""
-    link = Link(valkey.url, 5)
-    link.call("FLUSHALL")
-    yield link
-    link.close()
-
-
 @pytest.fixture
 def learner(valkey: Valkey, link: Link) -> Iterator[Learner]:
     """A learner that leads nothing yet."""

@@ -31,22 +31,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    started = Valkey(tmp_path_factory.mktemp("clock")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-def link(valkey: Valkey) -> Iterator[Link]:
-    """A connection to an empty Redis."""
-    link = Link(valkey.url, 5)
-    link.call("FLUSHALL")
-    yield link
-    link.close()
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

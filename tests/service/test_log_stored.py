@@ -1,6 +1,5 @@
 """The log in Redis: what an append refuses, what the trim leaves, and that who applies it notices a gap."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,20 +18,10 @@ from service.store.connection import Link
 from service.store.entries import Entry, LogId
 from service.store.kept import Kept
 from service.store.snapshots import Keep
-from tests.faults import Valkey
 from tests.stored import LIMITS, Stored
 
 SPEC = ModelSpec.model_validate({"task": "binary", "features": 1, "layers": [{"units": 1}]})
 START = LogId(0, 0)
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    valkey = Valkey(tmp_path_factory.mktemp("log")).start()
-    made = Link(valkey.url, 5)
-    yield made
-    made.close()
-    valkey.kill()
 
 
 @pytest.fixture

@@ -1,25 +1,15 @@
 """Which models there are: a creation or a deletion is one step, and a late one changes nothing."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from service.store import keys, models, scripts
 from service.store.connection import Link
-from tests.faults import System, Valkey
+from tests.faults import System
 from tests.harness import wait_until
 
 SPEC = {"task": "binary", "features": 1, "layers": []}
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    valkey = Valkey(tmp_path_factory.mktemp("models")).start()
-    link = Link(valkey.url, 5)
-    yield link
-    link.close()
-    valkey.kill()
 
 
 def listed(link: Link, name: str) -> bytes | None:

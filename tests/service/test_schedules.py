@@ -1,7 +1,6 @@
 """Schedules by a clock of the test's own: each due time fires once, however many trainers look."""
 
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,20 +13,10 @@ from service.store.appending import NewSchedule
 from service.store.connection import Link
 from service.store.entries import LogId
 from service.store.schedules import StoredSchedule
-from tests.faults import Valkey
 from tests.stored import Stored
 
 HOUR = 3600.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    valkey = Valkey(tmp_path_factory.mktemp("schedules")).start()
-    made = Link(valkey.url, 5)
-    yield made
-    made.close()
-    valkey.kill()
 
 
 class Scheduled:

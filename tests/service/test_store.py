@@ -1,7 +1,5 @@
 """What the scripts refuse: writes by a learner that leads no longer, and all that is older than what is stored."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from service.errors import StaleWrite, TermLost
@@ -9,17 +7,7 @@ from service.store.connection import Link
 from service.store.entries import START, LogId
 from service.store.refusals import Refusal
 from service.store.snapshots import Keep
-from tests.faults import Valkey
 from tests.stored import Stored
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    valkey = Valkey(tmp_path_factory.mktemp("store")).start()
-    link = Link(valkey.url, 5)
-    yield link
-    link.close()
-    valkey.kill()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a job does with what it was asked, run in this process beside a Redis without other processes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from service.trainer.job import Run
 from service.trainer.judging import validation_loss
 from service.trainer.progress import Progress
 from service.trainer.rows import Rows
-from tests.faults import Valkey
 from tests.stored import Stored
 
 ROWS, TRAINING = 200, 160  # of which 40 are for validation
@@ -39,15 +38,6 @@ SPEC = ModelSpec.model_validate(
 _random = np.random.default_rng(0)
 X = _random.normal(size=(ROWS, 3))
 y = (X[:, :1] - X[:, 1:2] + _random.normal(scale=0.5, size=(ROWS, 1)) > 0).astype(float)
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    valkey = Valkey(tmp_path_factory.mktemp("training")).start()
-    made = Link(valkey.url, 5)
-    yield made
-    made.close()
-    valkey.kill()
 
 
 @pytest.fixture

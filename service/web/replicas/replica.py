@@ -15,7 +15,7 @@ from service.replay.commands import hyperparameters
 from service.replay.states import State, newest_state
 from service.store import models
 from service.store.entries import START, LogId
-from service.store.model_store import ModelStore
+from service.store.model_store import ModelStore, OfModel
 from service.web import loop
 
 LATE = 3.0  # seconds without a sign of life after which a learner is late: longer than another takes to take over
@@ -114,7 +114,7 @@ class ModelVersion:
 
 
 @dataclass(eq=False, slots=True)
-class ServedModel:
+class ServedModel(OfModel):
     """One model, in one generation: what is fixed, its newest version, and what is known of its learner and its log."""
 
     store: ModelStore
@@ -136,16 +136,6 @@ class ServedModel:
     _waiting: dict[Any, tuple[int, int]] = field(
         default_factory=dict
     )  # lock of who waits -> for which timeline and step
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.store.name
-
-    @property
-    def generation(self) -> bytes:
-        """The model's generation."""
-        return self.store.generation
 
     @property
     def spec(self) -> ModelSpec:

@@ -91,7 +91,7 @@ def made(
     requests_per_second: float | None = None,
     observations_per_second: float | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key, and its token, which is told this once. Raises ValidationError."""
+    """A new key, and its token, which is shown only here. Raises ValidationError."""
     token, key_id, secret = new_token()
     key = ApiKey(
         id=key_id,

@@ -14,7 +14,7 @@ from service.errors import ServiceError
 class Entry(NamedTuple):
     """Where a command is, and its line in the help."""
 
-    place: str
+    location: str
     help: str
 
 
@@ -57,7 +57,7 @@ class Commands(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].place.partition(":")
+        module, _, attribute = COMMANDS[cmd_name].location.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 

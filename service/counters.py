@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Histogram
 
 OTHERS = "(others)"
-"""The label of the models beyond those that are told by name."""
+"""The label of the models beyond those with a name of their own."""
 MOST_LABELS = 1000  # models that a process counts by name
 
 REQUESTS = Histogram(

@@ -17,7 +17,7 @@ ServiceError
 │   ├── NoRoom               as many models or parameters as are allowed
 │   ├── LogCrowded           too many commands in the log
 │   └── KeyUsed              an Idempotency-Key comes again with something else
-└── Problem                  told to the client, with the fields that are bad
+└── Problem                  sent to the client, with the fields that are bad
     ├── BadRequest           the body cannot be read
     ├── Invalid              the body was read; a field in it is bad
     ├── Unauthorized         no API key, or one that is not known
@@ -114,7 +114,7 @@ class KeyUsed(StoreError):
 
 
 class Problem(ServiceError):
-    """An error that a client is told about.
+    """An error that is sent to the client.
 
     `errors` are the bad fields: (JSON pointer, what is wrong). `retry_after` is in seconds. `extra` are further
     members of the answer.
@@ -144,7 +144,7 @@ class Invalid(Problem):
     @classmethod
     def at(cls, pointer: str, detail: str, *others: str) -> Self:
         """The field at a JSON pointer is bad, and with the same `detail` those at `others`."""
-        errors = [(place, detail) for place in (pointer, *others)]
+        errors = [(bad, detail) for bad in (pointer, *others)]
         return cls(f"{pointer or 'the body'}: {detail}", errors)
 
 

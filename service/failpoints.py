@@ -17,8 +17,8 @@ PLACES = (
     "after-step",  # learner: the model has learned, nothing is published
     "before-snapshot",  # learner: the state is ready to be kept
     "after-snapshot",  # learner: the state is kept
-    "before-promotion",  # learner: the command to promote was read and not obeyed
-    "after-promotion",  # learner: it was obeyed, and nothing is published
+    "before-promotion",  # learner: the command to promote was read and not carried out
+    "after-promotion",  # learner: it was carried out, and nothing is published
     "job-loading",  # trainer: the log is about to be read
     "job-training",  # trainer: an epoch is over
     "job-judging",  # trainer: the training is over

@@ -31,7 +31,7 @@ def identity(pid: int | None = None) -> str:
 
 
 def has_died(holder: str) -> bool:
-    """Whether the process of this identity was one of this machine and is no more. False if that cannot be told."""
+    """Whether the process of this identity was one of this machine and is no more. False if that is not known."""
     mine, theirs = identity().split(" "), holder.split(" ")
     if len(mine) != 4 or len(theirs) != 4 or mine[:2] != theirs[:2]:
         return False

@@ -24,7 +24,7 @@ def share_counters(folder: Path) -> None:
 
 
 def folder_of_counters(port: int) -> Path:
-    """Where the processes of the server at a port count: in memory if there is a place for it."""
+    """Where the processes of the server at a port count: in memory if possible."""
     shared = Path("/dev/shm")
     root = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     return root / f"freshet-{os.getuid()}-{port}"

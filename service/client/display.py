@@ -123,5 +123,5 @@ class Bar:
         )
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         self._live.stop()

@@ -294,7 +294,7 @@ def _column(
 
 
 def _trouble(row: Row, spec: dict[str, Any], columns: Columns) -> str | None:
-    """Why a server would refuse a row, as far as that can be told here."""
+    """Why a server would refuse a row, as far as that is known here."""
     if columns.nested:
         return None
     features = spec["features"]

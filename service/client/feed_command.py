@@ -30,7 +30,7 @@ from service.client.scores import score_text
     "kinds",
     metavar="COLUMN=KIND",
     multiple=True,
-    help=f"With --create, a column's kind ({', '.join(KINDS)}), instead of the one told from its values.",
+    help=f"With --create, a column's kind ({', '.join(KINDS)}), instead of the one inferred from its values.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be read or that are refused.")
 @click.option("--dry-run", is_flag=True, help="Send nothing: show the columns and bad rows, print the spec.")

@@ -31,7 +31,7 @@ class Client:
     """One connection to a server."""
 
     def __init__(self, url: str, key: str | None, patience: float, note: Note) -> None:
-        """`key` is an API key. A request is repeated for `patience` seconds; `note` is told why. Raises ClientError."""
+        """`key` is an API key. A request is repeated for `patience` seconds, with a `note` why. Raises ClientError."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ClientError(f"{url!r} is not the address of a server; it looks like http://127.0.0.1:8000")

@@ -13,7 +13,7 @@ from service.client.source import Record, Source, open_source
 from service.client.values import as_class, as_number, as_text, is_boolean, is_missing, is_number
 
 INSPECTED_ROWS = 1_000
-"""Rows that the kinds of the columns are told from."""
+"""Rows from which the kinds of the columns are inferred."""
 
 CATEGORY_LIMIT = 32
 """A column of at most this many different strings is a category; with more it is hashed."""
@@ -53,7 +53,7 @@ class Guess:
 def infer_spec(
     task: str, source: Source, columns: Columns, kinds: Mapping[str, str], note: Note
 ) -> dict[str, Any]:
-    """A spec for a model that can learn this file, told from its first rows; classes from all rows if it can.
+    """A spec for a model that can learn this file, inferred from its first rows; classes from all rows if it can.
 
     `kinds` are the kinds that the user gives, by column. Each column's kind and the reason for it are noted.
     Raises FileError if the rows are of different shapes, or the labels do not fit the task.

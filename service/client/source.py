@@ -25,7 +25,7 @@ Record = dict[str, Any]
 GZIP_MAGIC = b"\x1f\x8b"
 DELIMITERS = ",;\t|"
 SNIFFED_ROWS = 20
-"""Lines that the delimiter is told from."""
+"""Lines from which the delimiter is inferred."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def position(self) -> int:
-        """Bytes taken from the file so far; 0 where that cannot be told."""
+        """Bytes taken from the file so far; 0 where that is not known."""
         return self._raw.tell() if self.size is not None else 0
 
     def head(self, rows: int) -> list[Record]:

@@ -28,9 +28,9 @@ def _limits(proc: Path, cgroups: Path) -> list[int]:
             continue
         folder = root / group.lstrip("/")
         # Inside a container its own group is mounted as the root, and the path above may not exist.
-        for place in [folder, *folder.parents]:
-            if place.is_relative_to(root):
-                found.append(_text(place / name).strip())
+        for part in [folder, *folder.parents]:
+            if part.is_relative_to(root):
+                found.append(_text(part / name).strip())
     return [int(limit) for limit in found if limit.isdecimal()]
 
 

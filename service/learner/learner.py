@@ -80,7 +80,7 @@ class Learner:
             except StoreUnavailable as error:
                 self._disconnected(error)
             except StoreError as error:  # an answer that no single model can be blamed for yet
-                log.exception("an answer of Redis that nobody expected")
+                log.exception("unexpected answer from Redis")
                 self._disconnected(error)
         self._heartbeat.stop()
         self._hand_over()
@@ -121,7 +121,7 @@ class Learner:
 
     @contextmanager
     def _only(self, led: LedModel) -> Iterator[None]:
-        """What goes wrong with one model stays with it: it is dropped and told of, the others are led on."""
+        """What goes wrong with one model stays with it: it is dropped and reported, the others are led on."""
         try:
             yield
         except StoreUnavailable:

@@ -1,4 +1,4 @@
-"""`freshet verify`: whether the log, replayed from its oldest state, comes to the live state bit for bit."""
+"""`freshet verify`: whether a replay of the log from its oldest state gives the live state, bit for bit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LINK_SECONDS = 30.0  # for states of large models
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the log between two states that are known, and what replaying it came to."""
+    """A stretch of the log between two states that are known, and the outcome of replaying it."""
 
     start: LogId
     end: LogId

@@ -1,1 +1,1 @@
-"""Everything that is kept in Redis: the only package that speaks to it."""
+"""Everything that is stored in Redis. No other package uses it."""

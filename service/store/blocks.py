@@ -17,7 +17,7 @@ _PACKED = 2  # version: each matrix begins with the kind of each of its columns
 _FLOAT = np.dtype("<f8")
 _KINDS = [np.dtype(name) for name in ("<f8", "<f4", "<i2", "u1")]
 """How a column may be stored, where that gives back its float64 bit for bit."""
-_SAMPLE = 16  # rows from which is told which kinds are worth trying
+_SAMPLE = 16  # rows that decide which kinds are worth trying
 _LEAST_BYTES = 8192  # of features: below, packing costs more than it saves
 
 

@@ -20,7 +20,7 @@ _COLUMN = np.dtype("<u4")
 LONGEST_MESSAGE = 2**20
 """Bytes of results in one message, about: Redis cuts off a subscriber for which too much is waiting."""
 LONGEST_ROUND = 2**22
-"""Bytes of results for one web process at a time; beyond them only losses are told."""
+"""Bytes of results for one web process at a time; beyond them only losses are sent."""
 _PUBLICATION_VERSION = b"\x03"
 # generation, timeline, term, log id, length of the metrics, of the spec, of the hyperparameters and of the token
 _PUBLICATION = struct.Struct("<16sqqqqIIII")
@@ -73,7 +73,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one append came to: for each row the prediction made before learning, the loss, whether it was skipped.
+    """The result of one append: for each row the prediction made before learning, the loss, whether it was skipped.
 
     `position` is that of its last row. predictions (n, columns) float64, losses (n,) float64, skipped (n,) bool.
     `classes` (n, columns) are given where the predictions are of the most likely classes only. Predictions that were
@@ -98,7 +98,7 @@ class Result:
         return replace(self, predictions=predictions, classes=classes.astype(_COLUMN))
 
     def to_bytes(self) -> bytes:
-        """The result as bytes; several may stand one behind the other."""
+        """The result as bytes; several may follow each other."""
         return b"".join(
             [
                 _RESULT.pack(

@@ -19,7 +19,7 @@ _META = (
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What is fixed about a model (generation, spec, created), and where its log stands."""
+    """What is fixed about a model (generation, spec, created), and its log's head."""
 
     generation: bytes
     spec: bytes

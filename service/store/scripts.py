@@ -1,6 +1,6 @@
 """The Lua scripts, one file each in `lua/`. Each checks everything first and writes last: Lua has no rollback.
 
-A line `--@include NAME` stands for `lua/include/NAME.lua`, which several scripts share.
+A line `--@include NAME` is replaced by `lua/include/NAME.lua`, which several scripts share.
 """
 
 import hashlib

@@ -57,7 +57,7 @@ class Losses:
     prequential: float | None
 
     def to_record(self) -> dict[str, float | None]:
-        """What is stored, and told to clients."""
+        """The record in Redis and in responses."""
         return {"validation_loss": self.validation, "prequential_loss": self.prequential}
 
 
@@ -82,6 +82,6 @@ class Verdict:
         return NOT_BETTER if promote == "if_better" and not self.is_better else None
 
     def to_record(self) -> dict[str, Any]:
-        """What is stored, and told to clients."""
+        """The record in Redis and in responses."""
         live = None if self.live is None else self.live.to_record()
         return {"candidate": self.candidate.to_record(), "live": live}

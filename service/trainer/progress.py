@@ -1,4 +1,4 @@
-"""A training's progress: its losses, when they are told, and when it stops early."""
+"""A training's progress: its losses, when they are reported, and when it stops early."""
 
 import math
 import time
@@ -15,7 +15,7 @@ TELL = 0.25  # least seconds between two reports of progress
 
 
 class Reports(Protocol):
-    """Who is told of the progress: the job's heartbeat."""
+    """Where progress is reported: the job's heartbeat."""
 
     def note(self, **progress: Any) -> None:
         """Progress that goes with the next report."""
@@ -25,7 +25,7 @@ class Reports(Protocol):
 
 
 class Progress:
-    """What is told of a training, and when it stops early."""
+    """What is reported of a training, and when it stops early."""
 
     def __init__(
         self,
@@ -44,18 +44,18 @@ class Progress:
         self._best: tuple[float, bytes] | None = None
         self._waited = 0
         self._started = self._clock()
-        self._told_at = -math.inf
+        self._reported_at = -math.inf
 
     def on_epoch(self, epoch: int, loss: float) -> bool:
-        """Tell the losses of an epoch; False stops the training."""
+        """Report the losses of an epoch; False stops the training."""
         validation = validation_loss(self._model, self._rows)
         losses = {"loss": loss if math.isfinite(loss) else None, "validation_loss": validation}
         self._losses = [*self._losses, {"epoch": epoch + 1, **losses}]
         elapsed = self._clock() - self._started
         left = elapsed / (epoch + 1) * (self._asked.epochs - epoch - 1)
         self._reports.note(epoch=epoch + 1, losses=self._losses, seconds_left=round(left, 3))
-        if self._clock() - self._told_at >= TELL:
-            self._told_at = self._clock()
+        if self._clock() - self._reported_at >= TELL:
+            self._reported_at = self._clock()
             self._reports.tell()
         failpoints.reach("job-training")
         return self._goes_on(validation)

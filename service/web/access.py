@@ -61,7 +61,7 @@ READABLE = {
     "checkpoints.list_checkpoints",
     "metrics.metrics",
 }
-"""Endpoints that any key may call; they tell only of the models that it covers."""
+"""Endpoints that any key may call; they show only the models that it covers."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Access:
         )
 
     def sees(self, model: str) -> bool:
-        """Whether the current request may be told of a model, at an endpoint that needs no key."""
+        """Whether the current request may see a model, at an endpoint that needs no key."""
         try:
             key = self.key_of_request()
         except (Unauthorized, Forbidden, Unavailable):
@@ -251,6 +251,6 @@ def key_name() -> str:
 
 
 def may_see(model: str) -> bool:
-    """Whether the current request may be told of a model."""
+    """Whether the current request may see a model."""
     key = current_key()
     return key is None or key.covers(model)

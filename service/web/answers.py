@@ -219,7 +219,7 @@ class SideLosses(BaseModel):
 
 
 class JobResult(BaseModel):
-    """What a retraining came to."""
+    """The result of a retraining."""
 
     rows: dict[str, int]
     candidate: Annotated[SideLosses | None, Field(description="null for an undo")]

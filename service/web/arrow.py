@@ -254,7 +254,7 @@ def _shared_bytes(column: Any) -> int:
 
 
 def _lengths(texts: Any) -> Array:
-    """Bytes of each text; of a missing one what stands in its place."""
+    """Bytes of each text; 0 or some number for a missing one."""
     if not pyarrow.types.is_string_view(texts.type):
         return np.asarray(compute.binary_length(texts).fill_null(0), np.int64)
     if not len(texts):
@@ -282,9 +282,9 @@ def _features(batch: Any, spec: ModelSpec) -> Any:
     kinds = [f.kind for f in spec.feature_list]
     if all(kind == "number" for kind in kinds) and all(c is None or _is_number(c.type) for c in columns):
         matrix = np.full((batch.num_rows, len(columns)), np.nan)
-        for place, values in enumerate(columns):
+        for index, values in enumerate(columns):
             if values is not None:
-                matrix[:, place] = values.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+                matrix[:, index] = values.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
         return matrix
     lists = [
         [None] * batch.num_rows if c is None else _values(batch, f.name)

@@ -12,21 +12,23 @@ CONTAINERS = 2**20  # lists and objects in one JSON body: each takes many times 
 SHORT_BODY = 2**20  # bytes in which they are not counted
 
 
-def check_rows(rows: int, spec: ModelSpec, settings: Settings, place: str) -> None:
+def check_rows(rows: int, spec: ModelSpec, settings: Settings, pointer: str) -> None:
     """Refuse more rows than the settings allow for a model; one is always allowed. Raises Invalid."""
     if rows > settings.max_rows:
-        raise Invalid.at(place, f"{rows} rows; at most {settings.max_rows} in one request (FRESHET_MAX_ROWS)")
+        raise Invalid.at(
+            pointer, f"{rows} rows; at most {settings.max_rows} in one request (FRESHET_MAX_ROWS)"
+        )
     most = max(1, settings.max_cells // spec.cells)
     if rows > most:
         raise Invalid.at(
-            place,
+            pointer,
             f"{rows} rows; at most {most} in one request for this model, where each takes {spec.cells} numbers "
             "(FRESHET_MAX_CELLS); send several requests or a stream",
         )
 
 
-def columns_of_answer(rows: int, spec: ModelSpec, top: int | None, place: str) -> int:
-    """Numbers of each prediction that are told: all, or those of the most likely classes. Raises Invalid.
+def columns_of_answer(rows: int, spec: ModelSpec, top: int | None, pointer: str) -> int:
+    """Numbers of each prediction in the response: all, or those of the most likely classes. Raises Invalid.
 
     `top` is how many classes are asked for.
     """
@@ -37,13 +39,13 @@ def columns_of_answer(rows: int, spec: ModelSpec, top: int | None, place: str) -
         columns = min(columns, TOP)
     if rows > 1 and rows * columns > LONGEST_ANSWER:
         detail = f"{rows} predictions of {columns} numbers; at most {LONGEST_ANSWER} in one answer"
-        raise Invalid.at(place, detail)
+        raise Invalid.at(pointer, detail)
     return columns
 
 
-def columns_of_results(rows: int, spec: ModelSpec, top: int | None, place: str) -> int:
+def columns_of_results(rows: int, spec: ModelSpec, top: int | None, pointer: str) -> int:
     """As `columns_of_answer`, for the results of feedback: of many classes the most likely ones unless asked."""
-    return columns_of_answer(rows, spec, top if top is not None else TOP, place)
+    return columns_of_answer(rows, spec, top if top is not None else TOP, pointer)
 
 
 def check_containers(raw: bytes) -> None:

@@ -29,11 +29,11 @@ def _blocks(number: int, lines: list[bytes], longest: int, at_once: int) -> Iter
     """Whole lines, at most `at_once` together; those before a line that is too long, too."""
     for start in range(0, len(lines), at_once):
         block = lines[start : start + at_once]
-        for place, line in enumerate(block):
+        for index, line in enumerate(block):
             if len(line) > longest:
-                if place:
-                    yield number + start, block[:place]
-                _check(line, number + start + place, longest)
+                if index:
+                    yield number + start, block[:index]
+                _check(line, number + start + index, longest)
         yield number + start, block
 
 

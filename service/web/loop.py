@@ -127,6 +127,6 @@ class Watch:
             if not self._seen and time.monotonic() - self._beat_at > HELD + BEAT:
                 frame = sys._current_frames().get(self._loop_thread)
                 self._seen = " < ".join(
-                    f"{place.name} ({place.filename.rpartition('/')[2]}:{place.lineno})"
-                    for place in reversed(traceback.extract_stack(frame, 12))
+                    f"{line.name} ({line.filename.rpartition('/')[2]}:{line.lineno})"
+                    for line in reversed(traceback.extract_stack(frame, 12))
                 )

@@ -83,7 +83,12 @@ MIN_STEP = {
     "description": "not from before this step",
 }
 
-TOP = {"type": "integer", "minimum": 1, "maximum": 10_000, "description": "classes told of each prediction"}
+TOP = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": 10_000,
+    "description": "classes of each prediction in the response",
+}
 
 OPERATIONS: dict[str, Operation] = {
     "models.list_models": Operation("models", {200: answers.ModelList}),
@@ -324,7 +329,7 @@ REQUIRED = {"CreateRequest": ["task", "features"], "ModelSpec": ["task", "featur
 def _schemas() -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
     """The schema of each model, by model and mode, and what they refer to."""
     wanted: list[tuple[Any, Any]] = [
-        (told, "serialization") for told in (answers.Problem, answers.ProtocolError)
+        (model, "serialization") for model in (answers.Problem, answers.ProtocolError)
     ]
     for operation in OPERATIONS.values():
         wanted += [(model, "validation") for models in operation.takes.values() for model in models]

@@ -43,7 +43,7 @@ class _Row:
 class PredictOptions:
     """How a stream is predicted: each line is a row; `named`: an object of `id` and `features`.
 
-    A bad line may stop it. `top` is how many classes of each prediction are told; None: of very many the most likely.
+    A bad line may stop it. `top` is how many classes of each prediction are sent; None: of very many the most likely.
     """
 
     named: bool = False
@@ -54,7 +54,7 @@ class PredictOptions:
 def predict_stream(
     context: Web, served: ServedModel, blocks: Iterable[tuple[int, list[bytes]]], options: PredictOptions
 ) -> Iterator[list[dict[str, Any]]]:
-    """The predictions for lines of NDJSON. A line that cannot be read is told of in its place, or ends the stream.
+    """The predictions for lines of NDJSON. A bad line is reported in its turn, or ends the stream.
 
     Raises NotFound if the model is deleted meanwhile.
     """
@@ -63,32 +63,32 @@ def predict_stream(
         bad: dict[int, str] = {}
         rows = _parsed(number, lines, options.named, bad)
         rows, features = _encoded(served, rows, bad)
-        told = _predicted(context, served, rows, features, options.top)
+        records = _predicted(context, served, rows, features, options.top)
         if not options.stop_on_error:
-            told |= {place: {"line": place, "error": detail} for place, detail in bad.items()}
+            records |= {line: {"line": line, "error": detail} for line, detail in bad.items()}
         last = min(bad) if bad and options.stop_on_error else number + len(lines)
-        yield [told[place] for place in sorted(told) if place < last]
+        yield [records[line] for line in sorted(records) if line < last]
         if last in bad:
             raise Invalid(f"line {last}: {bad[last]}", [(f"line {last}", bad[last])], line=last)
 
 
-def _parsed(number: int, lines: list[bytes], named: bool, bad: dict[int, str]) -> list[_Row]:
+def _parsed(first: int, lines: list[bytes], named: bool, bad: dict[int, str]) -> list[_Row]:
     rows = []
-    for place, line in enumerate(lines, number):
-        if place % LINES_AT_A_TURN == 0:
+    for number, line in enumerate(lines, first):
+        if number % LINES_AT_A_TURN == 0:
             loop.breathe()
         if not line or line.isspace():
             continue
         try:
             if named:
                 row = NamedRow.model_validate_json(line)
-                rows.append(_Row(place, row.features, row.id))
+                rows.append(_Row(number, row.features, row.id))
             else:
-                rows.append(_Row(place, from_json(line)))
+                rows.append(_Row(number, from_json(line)))
         except ValidationError as error:
-            bad[place] = problem(error).detail
+            bad[number] = problem(error).detail
         except ValueError as error:
-            bad[place] = f"not JSON: {error}"
+            bad[number] = f"not JSON: {error}"
     return rows
 
 
@@ -110,16 +110,16 @@ def _encoded(served: ServedModel, rows: list[_Row], bad: dict[int, str]) -> tupl
 def _predicted(
     context: Web, served: ServedModel, rows: list[_Row], features: Array, top: int | None
 ) -> dict[int, dict[str, Any]]:
-    """What is told of each row, by its line. Rows with an id are remembered until their label comes."""
+    """The record of each row in the response, by its line. Rows with an id are remembered until their label comes."""
     version = served.version
     made = predict_rows(version, features)
-    newest = {row.id: place for place, row in enumerate(rows) if row.id is not None}
+    newest = {row.id: index for index, row in enumerate(rows) if row.id is not None}
     if newest:
-        places = list(newest.values())
-        context.feedback.remember(served, list(newest), version.step, features[places], made[places])
+        indices = list(newest.values())
+        context.feedback.remember(served, list(newest), version.step, features[indices], made[indices])
     columns = columns_of_results(1, version.spec, top, "top")
-    told = {}
+    records = {}
     for row, prediction in zip(rows, decoded(version, made, columns), strict=True):
         known = {} if row.id is None else {"id": row.id}
-        told[row.number] = {**known, "step": version.step, **prediction}
-    return told
+        records[row.number] = {**known, "step": version.step, **prediction}
+    return records

@@ -44,6 +44,6 @@ def _labels(served: ServedModel, made: np.ndarray) -> list[bool | int | str] | N
     if not classes:
         return None
     if made.shape[1] > 1:
-        return [classes[place] for place in made.argmax(axis=1).tolist()]
+        return [classes[index] for index in made.argmax(axis=1).tolist()]
     border = 0.5 if served.spec.output == "sigmoid" else 0.0
     return [classes[int(number > border)] for number in made[:, 0].tolist()]

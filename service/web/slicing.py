@@ -27,7 +27,7 @@ SLICE_WORK = 2_000_000  # multiplications, or numbers copied, in the loop; more 
 class _Elements:
     """The elements of the list that a large body begins with, in pieces that are JSON lists.
 
-    What is cut at the wrong place is no JSON: whoever reads the pieces stops there and reads what is left as a whole.
+    What is cut in the wrong spot is no JSON: whoever reads the pieces stops there and reads what is left as a whole.
     """
 
     def __init__(self, raw: bytes, name: bytes) -> None:
@@ -100,7 +100,7 @@ def read_observations(raw: bytes, check: Callable[[int], None]) -> list[Observat
     try:
         return observations + Observations.model_validate(from_json(elements.left())).observations
     except ValueError:
-        return parse_feedback(raw, check)  # as a whole, for the right places in its errors
+        return parse_feedback(raw, check)  # as a whole, for the right pointers in its errors
 
 
 def encode_rows(encoder: FeatureEncoder, rows: Sequence[Any]) -> Array:

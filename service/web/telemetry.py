@@ -25,7 +25,7 @@ from service.web.names import REQUEST_ID
 from service.web.replicas.replica import ServedModel
 
 routes = Blueprint("metrics", __name__)
-MOST_MODELS = 100  # that are told by name; the others are summed
+MOST_MODELS = 100  # by name; the others are summed
 LONGEST_ID = 128  # characters of an X-Request-Id that is taken over
 TRACE = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _children: dict[tuple[str, int], Any] = {}
@@ -111,7 +111,7 @@ def metrics() -> Response:
 
 
 class Bounded(Collector):
-    """Metrics of which only the busiest models are told by name."""
+    """Metrics with only the busiest models by name."""
 
     def __init__(self, source: Any) -> None:
         self._source = source

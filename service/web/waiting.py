@@ -10,7 +10,7 @@ from service.store.messages import Result
 
 
 class Receiver(Protocol):
-    """Who is told of a result."""
+    """Who gets a result."""
 
     def deliver(self, result: Result) -> None:
         """Take the result. Called by the listener: must not wait."""

@@ -27,7 +27,7 @@ def most_bytes(spec: ModelSpec) -> int:
 
 
 def checked(spec: ModelSpec, raw: bytes) -> bytes:
-    """The same weights, without anything else that stood in the file.
+    """The same weights, without anything else from the file.
 
     Raises BadRequest if it is no safetensors file, Invalid naming the tensor that does not fit.
     """

@@ -178,7 +178,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._drain()
 
     def _is_replaced(self) -> bool:
-        """Whether others serve in this process's place, or nobody is to."""
+        """Whether others serve instead of this process, or none need to."""
         if self._is_stopping():
             return True
         waited = time.monotonic() - self._asked_at

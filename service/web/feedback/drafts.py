@@ -1,4 +1,4 @@
-"""The observations of one request, encoded, and what speaks against appending them."""
+"""The observations of one request, encoded, and why some of them are refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +61,7 @@ def encode(
     found: Mapping[int, int | Awaiting],
     prefix: str = "/observations",
 ) -> Draft:
-    """The observations as a draft; `found` is what stands for those without features. Raises Invalid.
+    """The observations as a draft; `found` is what was stored under the ids of those without features. Raises Invalid.
 
     The error names the row and the field, `prefix` goes before.
     """
@@ -111,12 +111,13 @@ def _joined(block: Block, rows: list[int], found: Mapping[int, int | Awaiting]) 
 
 
 def gone(rows: list[int], prefix: str) -> Invalid:
-    places = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
-    return Invalid.at(places[0], NO_PREDICTION, *places[1:])
+    """The error of rows whose prediction does not await its label."""
+    pointers = [(prefix and f"{prefix}/{row}") + "/id" for row in rows]
+    return Invalid.at(pointers[0], NO_PREDICTION, *pointers[1:])
 
 
 def repeated(block: Block) -> dict[int, int]:
-    """Rows whose id stands in an earlier row of the same request: row -> that earlier row."""
+    """Rows with the id of an earlier row of the same request: row -> that earlier row."""
     if block.ids is None:
         return {}
     first: dict[str, int] = {}

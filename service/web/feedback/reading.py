@@ -82,20 +82,20 @@ class Lines:
 
     def _parsed(self, refused: list[tuple[int, str]]) -> list["_Line"]:
         good = []
-        for place, line in enumerate(self.lines, self.number):
-            if place % LINES_AT_A_TURN == 0:
+        for number, line in enumerate(self.lines, self.number):
+            if number % LINES_AT_A_TURN == 0:
                 loop.breathe()
             if line and not line.isspace():
                 try:
-                    good.append(_Line(place, Observation.model_validate_json(line)))
+                    good.append(_Line(number, Observation.model_validate_json(line)))
                 except ValidationError as error:
-                    refused.append((place, problem(error).detail))
+                    refused.append((number, problem(error).detail))
         return good
 
 
 @dataclass(slots=True)
 class _Line:
-    """One line that is an observation; `found` is what stands for its features, if it came without."""
+    """One line that is an observation; `found` is what was stored under its id, if it has no features."""
 
     number: int
     observation: Observation

@@ -1,4 +1,4 @@
-"""What a client is told of appended observations."""
+"""Appended observations in a response."""
 
 from typing import Any
 

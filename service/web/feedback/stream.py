@@ -38,9 +38,9 @@ def upload_stream(
     options: StreamOptions,
     is_idle: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Append a stream part by part, in order. Yields what is told of each, if results are asked for, and the end last.
+    """Append a stream part by part, in order. Yields the records of each, if any are asked for, and the summary last.
 
-    Where the client sends nothing more for now (`is_idle`), what it sent is told of before more is read.
+    Where the client sends nothing more for now (`is_idle`), what it sent is answered before more is read.
 
     A line that is refused is reported with its number and the stream goes on, or it stops there. Where the stream ends
     early the problem carries the counts so far, and the `token` to go on with. What was appended until then stays.
@@ -250,7 +250,7 @@ class StreamUpload:
         }
 
     def end(self) -> dict[str, Any]:
-        """What the client is told at the end; waits until all is applied. Raises Invalid if no line was good."""
+        """The summary at the end; waits until all is applied. Raises Invalid if no line was good."""
         if self._ahead is not None and not self._ahead.done:
             raise another_body()  # a shorter one
         if self._ahead is not None and self._hash.hexdigest() != self._ahead.digest:

@@ -1,4 +1,4 @@
-"""The results of a stream: awaited block by block while it is read, and told as far as the client asks."""
+"""The results of a stream: awaited block by block while it is read, and sent as far as the client asks."""
 
 import time
 from collections import deque
@@ -15,14 +15,14 @@ from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter
 
 AHEAD = {"each": 8, "blocks": 8, "none": 1000}
-"""Blocks whose result has not come, at most, by what is told of results."""
+"""Blocks whose result has not come, at most, by the results that the client asks for."""
 
 Results = Literal["each", "blocks", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """How a stream is taken: whether a bad line stops it, and what is told of results while it is read."""
+    """How a stream is taken: whether a bad line stops it, and which results are sent while it is read."""
 
     stop_on_error: bool = False
     results: Results = "none"
@@ -56,7 +56,7 @@ class StreamResults:
         self._sent.append(sent)
 
     def records(self, wait: bool) -> Iterator[list[dict[str, Any]]]:
-        """What is told of each part whose result has come, in order; with `wait`, of all that were sent."""
+        """The records of each part whose result has come, in order; with `wait`, of all that were sent."""
         deadline = time.monotonic() + self._context.settings.apply_timeout
         while self._sent:
             sent = self._sent[0]

@@ -152,7 +152,7 @@ class Feedback:
     def await_result(self, served: ServedModel, outcome: Outcome, waiter: Waiter, timeout: float) -> None:
         """Wait until this process serves a version that has learned the observations; its result comes before it.
 
-        So whoever has the answer finds the observations in what this process tells next.
+        So a client with the answer finds the observations in what this process answers next.
         """
         outcome.applied = served.wait_for(outcome.position, timeout, outcome.timeline)
         if outcome.applied and outcome.rows and not served.is_late:
@@ -199,7 +199,7 @@ class Feedback:
                 position = max(known.values())
                 return self._keep(served, request, position, len(rows)) or Outcome(position, [], known)
             part = draft.block if len(fresh) == len(rows) else draft.block.without(set(rows) - set(fresh))
-            joined = frozenset(place for place, row in enumerate(fresh) if row in draft.joined)
+            joined = frozenset(index for index, row in enumerate(fresh) if row in draft.joined)
             seen = served.version
             wanted = Append(
                 request.token,
@@ -216,8 +216,8 @@ class Feedback:
             appended = self._append_once(served, wanted, request)
             if appended.position:
                 served.note_entry(LogId(appended.position, 0), request.token)
-                places = _positions(again, fresh, appended.position)
-                return Outcome(appended.position, list(fresh), known | places, appended.timeline)
+                repeats = _positions(again, fresh, appended.position)
+                return Outcome(appended.position, list(fresh), known | repeats, appended.timeline)
             if appended.kept is not None:
                 return appended.kept
             self._adapt(served, draft, fresh, appended)
@@ -236,7 +236,7 @@ class Feedback:
             problems.refuse(error, served, "nothing was appended")
 
     def _adapt(self, served: ServedModel, draft: Draft, fresh: Sequence[int], appended: Appended) -> None:
-        """Change a draft so that what spoke against it does so no more.
+        """Change a draft so that the next try is not refused for the same reason.
 
         Raises PredictionGone, TooManyRequests, Unavailable.
         """
@@ -257,14 +257,14 @@ class Feedback:
                 retry_after=1,
                 lag=appended.lag,
             )
-        draft.positions |= {fresh[place]: position for place, position in appended.duplicates.items()}
-        unknown = [fresh[place] for place in appended.unknown]
+        draft.positions |= {fresh[index]: position for index, position in appended.duplicates.items()}
+        unknown = [fresh[index] for index in appended.unknown]
         if draft.bare.intersection(unknown):
             raise PredictionGone(sorted(draft.bare.intersection(unknown)))
         if unknown:
             draft.part(unknown)
-        for place, value in appended.awaiting.items():
-            draft.join(fresh[place], Awaiting.parse(value, served.features.width))
+        for index, value in appended.awaiting.items():
+            draft.join(fresh[index], Awaiting.parse(value, served.features.width))
 
     def _append_once(self, served: ServedModel, wanted: Append, request: Request) -> Appended:
         """Append, and should Redis vanish in the middle, ask again with the same token."""
@@ -302,5 +302,5 @@ class Feedback:
 def _positions(repeated: dict[int, int], fresh: Sequence[int], position: int) -> dict[int, int]:
     """The positions of repeated rows, given the rows that were appended up to `position`."""
     start = position - len(fresh) + 1
-    place = {row: start + index for index, row in enumerate(fresh)} if repeated else {}
-    return {row: place[first] for row, first in repeated.items() if first in place}
+    positions = {row: start + index for index, row in enumerate(fresh)} if repeated else {}
+    return {row: positions[first] for row, first in repeated.items() if first in positions}

@@ -166,8 +166,8 @@ def _read_request() -> tuple[InferenceRequest, bytes]:
 
 def _read_tensors(asked: InferenceRequest, raw: bytes) -> list[Tensor]:
     tensors, offset = [], 0
-    for place, given in enumerate(asked.inputs):
-        pointer = f"/inputs/{place}"
+    for index, given in enumerate(asked.inputs):
+        pointer = f"/inputs/{index}"
         size = given.parameters.get("binary_data_size")
         if size is None:
             tensors.append(read_json(given.name, given.datatype, given.shape, given.data, pointer))
@@ -195,14 +195,14 @@ def _rows(tensors: list[Tensor], spec: ModelSpec) -> list[Any]:
     _check_rows_alike(tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise Invalid("/inputs: two inputs have one name", [("/inputs", "two inputs have one name")])
-    for place, tensor in enumerate(tensors):
+    for index, tensor in enumerate(tensors):
         detail = ""
         if tensor.name not in names:
             detail = f"the model has no feature {tensor.name!r}"
         elif tensor.width != 1 and tensor.rows:
             detail = f"a feature's tensor has the shape [{tensor.rows}] or [{tensor.rows}, 1]"
         if detail:
-            raise Invalid(f"/inputs/{place}: {detail}", [(f"/inputs/{place}", detail)])
+            raise Invalid(f"/inputs/{index}: {detail}", [(f"/inputs/{index}", detail)])
     keys = [tensor.name for tensor in tensors]
     columns = (tensor.values for tensor in tensors)
     return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -210,20 +210,20 @@ def _rows(tensors: list[Tensor], spec: ModelSpec) -> list[Any]:
 
 def _check_rows_alike(tensors: list[Tensor]) -> None:
     rows = tensors[0].rows
-    for place, tensor in enumerate(tensors):
+    for index, tensor in enumerate(tensors):
         detail = "" if tensor.rows == rows else f"{tensor.rows} rows; the first input has {rows}"
         if not tensor.values:
             detail = "no rows"
         if detail:
-            raise Invalid(f"/inputs/{place}/shape: {detail}", [(f"/inputs/{place}/shape", detail)])
+            raise Invalid(f"/inputs/{index}/shape: {detail}", [(f"/inputs/{index}/shape", detail)])
 
 
 def _bad_value(error: RowError, asked: InferenceRequest) -> Invalid:
-    """Name the input and the place in it."""
+    """Name the input, and where in it."""
     detail = f"row {error.row}{error.pointer}: {error.detail}"
     feature = error.pointer.removeprefix("/")
-    place = next((i for i, given in enumerate(asked.inputs) if given.name == feature), 0)
-    pointer = f"/inputs/{place}"
+    index = next((i for i, given in enumerate(asked.inputs) if given.name == feature), 0)
+    pointer = f"/inputs/{index}"
     return Invalid(f"{pointer}: {detail}", [(pointer, detail)])
 
 
@@ -270,7 +270,7 @@ def _made(spec: ModelSpec, predictions: Array) -> dict[str, tuple[str, Any]]:
     if predictions.shape[1] == 1:  # of two classes the second one's
         first = 1.0 - predictions if spec.output == "sigmoid" else -predictions
         predictions = np.hstack([first, predictions])
-    labels = [spec.classes[place] for place in predictions.argmax(axis=1).tolist()]
+    labels = [spec.classes[index] for index in predictions.argmax(axis=1).tolist()]
     (label, (datatype, _)), (scores, _) = outputs.items()
     return {label: (datatype, labels), scores: ("FP64", predictions)}
 
@@ -281,10 +281,10 @@ def _wanted(asked: InferenceRequest, spec: ModelSpec) -> dict[str, bool]:
     binary = asked.parameters.get("binary_data_output") is True
     if not asked.outputs:
         return dict.fromkeys(known, binary)
-    for place, output in enumerate(asked.outputs):
+    for index, output in enumerate(asked.outputs):
         if output.name not in known:
             detail = f"the model has no output {output.name!r}; it has {', '.join(known)}"
-            raise Invalid(f"/outputs/{place}/name: {detail}", [(f"/outputs/{place}/name", detail)])
+            raise Invalid(f"/outputs/{index}/name: {detail}", [(f"/outputs/{index}/name", detail)])
     return {output.name: output.parameters.get("binary_data", binary) is True for output in asked.outputs}
 
 

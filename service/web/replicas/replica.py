@@ -237,12 +237,12 @@ class ServedModel(OfModel):
 
     @property
     def has_learner(self) -> bool:
-        """Whether a learner's heart beats for this model."""
+        """Whether the model's learner shows a heartbeat."""
         return self.lead.counter > 0 and not self.is_late
 
     @property
     def is_late(self) -> bool:
-        """Whether nothing was heard of its learner for long. A new model gets this long to find its learner."""
+        """Whether its learner has been silent for long. A new model gets this long to find a learner."""
         return time.monotonic() - self.beat_at > LATE
 
 

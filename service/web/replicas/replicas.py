@@ -337,7 +337,7 @@ class Replicas:
             served.behind_since = now
 
     def _gone(self, served: ServedModel) -> None:
-        """A model is gone from Redis: deleted, or lost. One that was lost is still served as it was, and told of."""
+        """A model is gone from Redis: deleted, or lost. One that was lost is still served as it was, and reported."""
         store = served.store.over(self._poll_link)
         found = store.describe()
         if found is not None and found[0].generation == served.generation:

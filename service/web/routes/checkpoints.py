@@ -43,13 +43,13 @@ def list_checkpoints(name: str) -> Response:
 
 @routes.post("/v1/models/<name>/checkpoints")
 def make_checkpoint(name: str) -> Response:
-    """Keep the state as it is at this place in the log: 201, or 202 if the learner has not come to it yet."""
+    """Keep the state after what is in the log so far: 201, or 202 if the learner has not got there yet."""
     context = web()
     served = context.served(name)
     body = parse(CheckpointRequest, json_body() if has_body() else b"{}")
     ordered = order(context, served, {"do": "checkpoint", "note": body.note}, idempotency_key())
-    told = {**ordered.to_response(served), "checkpoint": str(ordered.log_id)}
-    return answer(told, HTTPStatus.CREATED if ordered.done else HTTPStatus.ACCEPTED)
+    response = {**ordered.to_response(served), "checkpoint": str(ordered.log_id)}
+    return answer(response, HTTPStatus.CREATED if ordered.done else HTTPStatus.ACCEPTED)
 
 
 @routes.post("/v1/models/<name>/rollback")
@@ -60,5 +60,5 @@ def roll_back(name: str) -> Response:
     body = parse(RollbackRequest, json_body())
     command = {"do": "rollback", "checkpoint": body.checkpoint}
     ordered = order(context, served, command, idempotency_key(), checkpoint=body.checkpoint)
-    told = {**ordered.to_response(served), "undo": str(ordered.log_id)}
-    return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
+    response = {**ordered.to_response(served), "undo": str(ordered.log_id)}
+    return answer(response, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

@@ -112,7 +112,7 @@ def _check(context: Web, served: ServedModel, rows: int) -> None:
 
 
 def _prefix(raw: bytes) -> str:
-    """Where the observations stand in the body."""
+    """JSON pointer to the observations in the body."""
     return "/observations" if _LIST.match(raw) else ""
 
 
@@ -142,7 +142,7 @@ def _repeated(served: ServedModel, repetition: Repetition) -> tuple[bytes, HTTPS
 
 
 def to_response(served: ServedModel, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:
-    """What a client is told of an outcome: 200 if it is applied, 202 if it will be."""
+    """The response to an append: 200 if it is applied, 202 if it will be."""
     result = outcome.result
     body = {
         "model": served.name,

@@ -232,7 +232,7 @@ def _late_labels(context: Web, served: ServedModel) -> dict[str, Any] | None:
 
 
 def _spec_and_schedule(raw: bytes, context: Web) -> tuple[ModelSpec, Schedule | None]:
-    """A model's spec, and the schedule of its retraining that may stand in it as `retrain`."""
+    """A model's spec, and the schedule of its retraining that may be in it as `retrain`."""
     try:
         value = from_json(raw)
     except ValueError as error:

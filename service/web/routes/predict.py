@@ -71,9 +71,9 @@ def check_ids(ids: list[str], rows: int) -> None:
     if len(ids) != rows:
         raise Invalid.at("/ids", f"{len(ids)} ids for {rows} instances")
     first: dict[str, int] = {}
-    for place, known in enumerate(ids):
-        if first.setdefault(known, place) != place:
-            raise Invalid.at(f"/ids/{place}", f"the same id as /ids/{first[known]}")
+    for index, known in enumerate(ids):
+        if first.setdefault(known, index) != index:
+            raise Invalid.at(f"/ids/{index}", f"the same id as /ids/{first[known]}")
 
 
 def replica_at(served: ServedModel, min_step: int | None, context: Web) -> ModelVersion:

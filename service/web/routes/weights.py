@@ -35,5 +35,5 @@ def put_weights(name: str) -> Response:
         raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
     blob = checked(served.spec, raw_body(most_bytes(served.spec), "the size of this model's weights"))
     ordered = order(context, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
-    told = {**ordered.to_response(served), "undo": str(ordered.log_id)}
-    return answer(told, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)
+    body = {**ordered.to_response(served), "undo": str(ordered.log_id)}
+    return answer(body, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

@@ -11,7 +11,7 @@ from service.errors import LogCrowded, LogGap, WrongGeneration
 from service.learner.led_model import LedModel
 from service.learner.saving import Saver
 from service.settings import Settings
-from service.store import models
+from service.store import keys, models
 from service.store.appending import Append, Appended
 from service.store.blocks import Block
 from service.store.connection import Link
@@ -171,3 +171,17 @@ def test_commands_that_no_learner_takes_are_bounded(stored: Stored) -> None:
         stored.command(700, do="set", learning_rate=0.5)
     with pytest.raises(LogCrowded):
         stored.command(700, do="set", learning_rate=0.5)
+
+
+def test_reading_on_notices_what_is_missing(stored: Stored) -> None:
+    for _ in range(3):
+        stored.append(2)
+    log = stored.store.log
+    assert [entry.log_id.position for entry in log.follow(LogId(2, 0))] == [4, 6]
+    assert [entry.log_id.position for entry in log.follow(START, LogId(4, 0))] == [2, 4]
+    assert list(log.follow(LogId(6, 0))) == []
+    with pytest.raises(LogGap):
+        list(log.follow(START, LogId(8, 0)))
+    stored.link.call("XDEL", keys.log(stored.name), "4-0")
+    with pytest.raises(LogGap):
+        list(log.follow(START))

@@ -5,6 +5,29 @@ from typing import Any
 from model import LabelEncoder
 from service.store.messages import Result
 from service.web.feedback.submit import Outcome
+from service.web.replicas.replica import ServedModel
+
+
+def summary(
+    served: ServedModel,
+    position: int,
+    appended: int,
+    is_applied: bool,
+    duplicates: int,
+    rejected: int = 0,
+    loss: float | None = None,
+) -> dict[str, Any]:
+    """The fields of every response to feedback; `position` is that of the last observation in the log."""
+    return {
+        "model": served.name,
+        "step": served.version.step,
+        "position": position,
+        "applied": appended if is_applied else 0,
+        "pending": 0 if is_applied else appended,
+        "duplicates": duplicates,
+        "rejected": rejected,
+        "loss": loss,
+    }
 
 
 def row_results(labels: LabelEncoder, outcome: Outcome, rows: int) -> list[dict[str, Any]]:

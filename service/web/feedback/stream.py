@@ -21,6 +21,7 @@ from service.web.context import Web
 from service.web.feedback.counting import count_rows
 from service.web.feedback.drafts import Draft, PredictionGone
 from service.web.feedback.reading import Part, Reading
+from service.web.feedback.results import summary
 from service.web.feedback.stream_results import Sent, StreamOptions, StreamResults
 from service.web.feedback.submit import Outcome
 from service.web.idempotency import Request, another_body, new_key
@@ -264,16 +265,16 @@ class StreamUpload:
         timeout = 0 if self._served.is_late else self._context.settings.apply_timeout
         applied = self._served.wait_for(self._position, timeout, self._timeline)
         self._keep_done()
-        body = {
-            "model": self._served.name,
-            "step": self._served.version.step,
-            "position": self._position,
-            "applied": done.appended if applied else 0,
-            "pending": 0 if applied else done.appended,
-            "duplicates": done.duplicates,
-            "rejected": done.rejected,
-            "loss": self.results.loss / self.results.learned if self.results.learned else None,
-        }
+        learned = self.results.learned
+        body = summary(
+            self._served,
+            self._position,
+            done.appended,
+            applied,
+            done.duplicates,
+            done.rejected,
+            self.results.loss / learned if learned else None,
+        )
         if self._options.results != "none":
             body |= {"status": HTTPStatus.OK if applied else HTTPStatus.ACCEPTED, "token": self._key}
         if self._errors:

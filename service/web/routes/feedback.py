@@ -17,7 +17,7 @@ from service.web.bounds import check_rows, columns_of_results
 from service.web.context import Web, answer, idempotency_key, json_body, raw_answer, request_body, web
 from service.web.feedback.counting import count_losses, count_rows
 from service.web.feedback.reading import Lines
-from service.web.feedback.results import mean_loss, row_results
+from service.web.feedback.results import mean_loss, row_results, summary
 from service.web.feedback.stream import upload_stream
 from service.web.feedback.stream_results import Results, StreamOptions
 from service.web.feedback.submit import Outcome, Repetition
@@ -127,33 +127,16 @@ def _repeated(served: ServedModel, repetition: Repetition) -> tuple[bytes, HTTPS
     if repetition.answer is not None:
         first = {name: value for name, value in from_json(repetition.answer).items() if value is not None}
         return to_json({"loss": None, **first, "repeated": True}) + b"\n", HTTPStatus.OK
-    body = {
-        "model": served.name,
-        "step": served.version.step,
-        "position": repetition.position,
-        "applied": repetition.appended if repetition.applied else 0,
-        "pending": 0 if repetition.applied else repetition.appended,
-        "duplicates": repetition.duplicates,
-        "rejected": 0,
-        "loss": None,
-        "repeated": True,
-    }
+    known = repetition.position, repetition.appended, repetition.applied, repetition.duplicates
+    body = summary(served, *known) | {"repeated": True}
     return to_json(body) + b"\n", HTTPStatus.OK if repetition.applied else HTTPStatus.ACCEPTED
 
 
 def to_response(served: ServedModel, outcome: Outcome, rows: int) -> tuple[dict[str, Any], HTTPStatus]:
     """The response to an append: 200 if it is applied, 202 if it will be."""
     result = outcome.result
-    body = {
-        "model": served.name,
-        "step": served.version.step,
-        "position": outcome.position,
-        "applied": len(outcome.rows) if outcome.applied else 0,
-        "pending": 0 if outcome.applied else len(outcome.rows),
-        "duplicates": len(outcome.duplicates),
-        "rejected": 0,
-        "loss": mean_loss(result),
-    }
+    appended, duplicates = len(outcome.rows), len(outcome.duplicates)
+    body = summary(served, outcome.position, appended, outcome.applied, duplicates, loss=mean_loss(result))
     if result is not None:
         body["results"] = row_results(served.labels_at(outcome.position), outcome, rows)
     return body, HTTPStatus.OK if outcome.applied else HTTPStatus.ACCEPTED

@@ -98,10 +98,12 @@ def test_a_restart_goes_on_at_the_step_where_it_stopped(mortal: Server) -> None:
     mortal.api("POST", f"{path}/feedback", {"observations": rows})
     mortal.wait_step(name, 500)
     before = mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]]}).body
+    weights = weights_at(mortal, name, 500)
     assert mortal.stop() == 0
     mortal.start()
     after = mortal.api("POST", f"{path}/predict", {"instances": [[1, 2, 3]], "min_step": 500}).body
     assert_same(after, before)
+    assert weights_at(mortal, name, 500) == weights
 
 
 def test_predictions_wait_for_their_labels_through_a_restart(mortal: Server) -> None:
@@ -145,13 +147,21 @@ def test_the_step_does_not_go_back_when_the_web_process_is_restarted(folder: Pat
             assert predicted(server, name)["step"] >= seen > 0
         client.join(60)
         server.wait_step(name, 240)
-        before = predicted(server, name)
+        before, weights = predicted(server, name), weights_at(server, name, 240)
         [learner] = server.pids("learner")
         with stopped(learner):
             server.kill_part("web")
             wait_until(lambda: predicted(server, name)["step"] >= 0, 20, server.log)
             assert_same(predicted(server, name), before)
+            assert weights_at(server, name, 240) == weights
         assert "this process replays the log" in server.log()
+
+
+def weights_at(server: Server, name: str, step: int) -> bytes:
+    """The weights at a step, bit for bit."""
+    answer = server.api.raw("GET", f"/v1/models/{name}/weights?min_step={step}")
+    assert (answer.status, answer.headers["Freshet-Step"]) == (200, str(step))
+    return bytes(answer.data)
 
 
 def assert_same(answer: dict[str, Any], before: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ class Pieces:
         return piece
 
     def readline(self, size: int = -1) -> bytes:
-        raise NotImplementedError
+        raise NotImplementedError  # of the protocol, but the service reads bodies in pieces of its own size
 
     readinto: Any = None
 

@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 from chains import CHAINS, add_chain
-from clients import KINDS
+from ledger import KINDS
 
 Plan = dict[str, Any]
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from clients import Ledger
+from ledger import Fate, Ledger
 from parts import Exchange, Fleet
 from scheduler import Process, World
 from server import Server
@@ -189,7 +189,7 @@ class Oracle:
                 if len(book.where(fate.number)) > 1:
                     what = f"observation {fate.number} of {fate.model} stands at {book.where(fate.number)}"
                     self.tell("an observation is applied once", what)
-            if fate.sent and fate.refused == fate.sent and places:
+            if fate.sent and fate.refused + fate.gone == fate.sent and self._is_left(fate, books):
                 what = f"observation {fate.number} of {fate.model} was refused and stands at {places}"
                 self.tell("refused is never applied", what)
             if fate.acknowledged and not places and self._should_be_there(fate, books):
@@ -197,6 +197,11 @@ class Oracle:
                 what = f"observation {fate.number} of {fate.model} is not in the log: {exchange}"
                 self.tell("acknowledged is applied", what)
             self._judge_position(fate, books)
+
+    def _is_left(self, fate: Fate, books: list[Book]) -> bool:
+        """Whether an observation stands anywhere; where a deletion was told, in the log of a model that is there."""
+        current = self.truth.book(fate.model)
+        return any(book.where(fate.number) for book in books if book is current or not fate.gone)
 
     def _should_be_there(self, fate: Any, books: list[Book]) -> bool:
         """Whether nothing explains that an acknowledged observation is gone: no older Redis, no deletion."""

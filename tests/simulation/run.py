@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clients import Clients, Ledger
+from clients import Clients
 from faults import Faults
+from ledger import Ledger
 from parts import Exchange, Fleet, set_environment
 from plans import FAULTS, Plan
 from promises import Broken, Oracle, probes_body

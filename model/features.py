@@ -71,12 +71,11 @@ class FeatureEncoder:
             if len(values) != self.width or not _NUMBERS.issuperset(map(type, values)):
                 return None
             block = np.array(values, np.float64)
+            # The sum of huge numbers is infinite: the exact way looks at those again. NumPy's would warn of it.
+            is_finite = math.isfinite(sum(values))
         except (KeyError, TypeError, OverflowError):
             return None
-        # Squares of huge numbers overflow: the exact way looks at those again.
-        return (
-            block.reshape(1, self.width) if math.isfinite(block.dot(block)) else self._encode_numbers([row])
-        )
+        return block.reshape(1, self.width) if is_finite else self._encode_numbers([row])
 
     def _encode_numbers(self, rows: Sequence[Any]) -> Array | None:
         """The usual case, fast: finite floats, integers and nulls, none left out. None if it is not that."""

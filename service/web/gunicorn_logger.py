@@ -8,6 +8,8 @@ from service import logs
 from service.settings import load_settings
 from service.web.names import REQUEST_ID
 
+UNREADABLE = "Invalid request from"
+
 
 class GunicornLogger(Logger):  # type: ignore[misc]
     """Passes gunicorn's own lines to the log of the process, and writes one line for each request if asked to."""
@@ -19,6 +21,12 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         for logger in (self.error_log, self.access_log):
             logger.handlers.clear()
             logger.propagate = True
+
+    def warning(self, msg: Any, *arguments: Any, **more: Any) -> None:
+        """A warning. That of a request that cannot be read quotes what was sent, which may be a row or a key."""
+        if isinstance(msg, str) and msg.startswith(UNREADABLE):
+            msg = "a request that cannot be read"
+        super().warning(msg, *arguments, **more)
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """One line for a request that was answered: never its body, its query or a header."""

@@ -423,11 +423,11 @@ def main(minutes: float, seed: int, keep_log: Path | None) -> None:
                 print(f"{times:7} {status} {call}")
             found = faults(server, fuzzer, before)
             print(f"{count} requests, seed {seed}")
+            for fault in found:
+                print("FAULT:", fault)
         finally:
             if keep_log is not None:
                 keep_log.write_text(server.log())
-    for fault in found:
-        print("FAULT:", fault)
     sys.exit(bool(found))
 
 

@@ -239,3 +239,8 @@ class TestMurmur3:
     def test_buckets_are_those_of_scikit_learns_murmurhash3(self, value):
         hashed = murmurhash3_32(str(value).encode("utf-8", "surrogatepass"), positive=True)
         assert hash_bucket(value, 1000) == hashed % 1000
+
+
+def test_huge_numbers_are_read_without_a_warning():
+    row = [1e200, -1e308, 1e308, 1e308]
+    assert encode(4, [row]).tolist() == [row]

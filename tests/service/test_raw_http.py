@@ -155,6 +155,9 @@ BAD_HEADS = {
     "a query of bytes beyond UTF-8": head_of(
         "GET /v1/models/M/weights?min_step=%ff HTTP/1.1".replace("GET", "POST"), HOST
     ),
+    "a row in place of a head": GOOD + b" HTTP/1.1\r\n\r\n",
+    "a row as a method": GOOD.replace(b" ", b"") + b" / HTTP/1.1\r\n\r\n",
+    "a row as a header": head_of(POST, HOST, GOOD.decode()),
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "CONNECT": head_of("CONNECT 127.0.0.1:80 HTTP/1.1", HOST),

@@ -77,6 +77,12 @@ def test_a_models_life_by_commands(freshet: Freshet, tmp_path: Path) -> None:
     job = json.loads(succeeded(freshet("retrain", "m", "--epochs", "2", "--promote", "never", "--json")))
     assert job["state"] == "succeeded"
     assert "epoch 2" in succeeded(freshet("jobs", "show", job["job"]))
+    assert job["job"] in succeeded(freshet("jobs", "list", "m"))
+    [listed] = json.loads(succeeded(freshet("jobs", "list", "m", "--json")))["jobs"]
+    assert (listed["job"], listed["state"]) == (job["job"], "succeeded")
+    cancelled = freshet("jobs", "cancel", job["job"])
+    assert (cancelled.returncode, cancelled.stdout) == (1, "")
+    assert "the server answers 409" in cancelled.stderr
 
     succeeded(freshet("export", "m"))
     assert (tmp_path / "m.safetensors").stat().st_size > 100

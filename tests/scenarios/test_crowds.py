@@ -1,4 +1,4 @@
-"""More clients than threads: whoever waits for Redis leaves threads for predictions."""
+"""However many clients wait for Redis, they hold up no prediction."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def crowd(server: Server, clients: int, requests: list[tuple[str, object]]) -> I
 
 
 @pytest.mark.slow
-def test_a_crowd_at_a_redis_that_stands_still_leaves_threads_for_predictions(folder: Path) -> None:
+def test_a_crowd_at_a_redis_that_stands_still_holds_up_no_prediction(folder: Path) -> None:
     requests: list[tuple[str, object]] = [
         ("feedback", {"features": [1], "label": 1}),
         ("feedback", {"features": [1], "label": 0, "id": "known"}),

@@ -17,6 +17,6 @@ def start() -> None:
 
 
 def _load() -> None:
-    while not loop.run(partial(load_predictions, compile_now=False), long=True):
+    while not loop.run(partial(load_predictions, compile_now=False), pool="compiler"):
         time.sleep(LOOK_AGAIN)
     log.debug("predictions of a few rows are compiled")

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import gevent
 from gevent import monkey
@@ -21,8 +21,14 @@ from service.logs import log
 
 Value = TypeVar("Value")
 
+Pool = Literal["short", "long", "compiler"]
+
 SHORT_THREADS = 2  # for work that a client waits for: predictions of many rows
-LONG_THREADS = 2  # for work of seconds: loading, replaying, compiling
+LONG_THREADS = 2  # for work of seconds: building and loading models
+COMPILER_THREADS = (
+    1  # for work that imports or calls the compiler: two threads in it have stood still for ever
+)
+THREADS: dict[Pool, int] = {"short": SHORT_THREADS, "long": LONG_THREADS, "compiler": COMPILER_THREADS}
 SWITCH_SECONDS = (
     0.0005  # after which a thread of the pool lets the loop go on, and the loop looks for what has come
 )
@@ -31,7 +37,7 @@ HELD = 0.1  # seconds without one after which the loop was held
 QUIET = 5.0  # seconds between two lines in the log; all are counted
 IDLE = "run (hub.py"  # where the loop is while it waits
 
-_pools: dict[bool, ThreadPool] = {}
+_pools: dict[str, ThreadPool] = {}
 
 
 def is_running() -> bool:
@@ -69,18 +75,19 @@ def slices(total: int, size: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def run(function: Callable[..., Value], *arguments: Any, long: bool = False) -> Value:
+def run(function: Callable[..., Value], *arguments: Any, pool: Pool = "short") -> Value:
     """Call a function that computes for more than some milliseconds, in a thread beside the loop.
 
-    `long` is for work of seconds: it has threads of its own, so that it never delays a prediction. The function must
-    share no lock, connection or queue with the loop; a connection to Redis that it opens itself is fine.
+    Work of seconds has threads of its own, "long", so that it never delays a prediction. What may import or call the
+    compiler goes to the one thread of "compiler". The function must share no lock, connection or queue with the loop;
+    a connection to Redis that it opens itself is fine.
     """
     if not is_running():
         return function(*arguments)
-    pool = _pools.get(long)
-    if pool is None:
-        pool = _pools[long] = ThreadPool(LONG_THREADS if long else SHORT_THREADS)
-    value, error = pool.apply(_caught, (partial(function, *arguments),))
+    threads = _pools.get(pool)
+    if threads is None:
+        threads = _pools[pool] = ThreadPool(THREADS[pool])
+    value, error = threads.apply(_caught, (partial(function, *arguments),))
     if error is not None:
         raise error
     return value  # type: ignore[no-any-return]

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -160,17 +162,26 @@ def test_a_feed_that_cannot_start_says_why(server, write, arguments, status, mes
     assert message in done.stderr
 
 
+def everything_of(terminal: int) -> str:
+    """What is written to a terminal until nobody writes to it any more. It holds only some thousand bytes unread."""
+    pieces = []
+    with os.fdopen(terminal, "rb", buffering=0) as opened, suppress(OSError):
+        while piece := opened.read(4096):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
+
+
 def test_a_terminal_gets_a_progress_bar(server, write):
     reader, writer = os.openpty()
-    with os.fdopen(reader, "rb") as terminal:
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(everything_of, reader)
         try:
             path = write(separable(50))
             done = command(server, path, "--model", "feed-bar", "--create", "binary", stderr=writer)
         finally:
             os.close(writer)
-        shown = terminal.read1(1 << 16).decode()
     assert done.returncode == 0
-    plain = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown)
+    plain = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.result())
     assert "100% 50 rows, " in plain
     assert "log loss 0." in plain
 

@@ -61,7 +61,9 @@ def classes(count: int, length: int = 0, **fields: object) -> dict[str, object]:
 
 def test_rows_of_very_many_buckets(bounded: Server) -> None:
     features = [{"name": f"f{place}", "kind": "hash", "buckets": 980_000} for place in range(5)]
-    name = bounded.create({"task": "binary", "features": features, "layers": []})
+    name = bounded.create(
+        {"task": "binary", "features": features, "layers": [], "optimizer": {"name": "adam"}}
+    )
     rows = [[f"a{place}", "b", "c", "d", "e"] for place in range(200)]
     refused = predict(bounded.api, name, rows)
     assert (refused.status, refused.body["errors"][0]["pointer"]) == (422, "/instances")
@@ -75,7 +77,8 @@ def test_rows_of_very_many_buckets(bounded: Server) -> None:
 
 
 def test_empty_rows_of_very_many_features(bounded: Server) -> None:
-    name = bounded.create({"task": "binary", "features": 100_000, "layers": []})
+    spec = {"task": "binary", "features": 100_000, "layers": [], "optimizer": {"name": "adam"}}
+    name = bounded.create(spec)
     refused = predict(bounded.api, name, [{}] * 600)
     assert (refused.status, "FRESHET_MAX_CELLS" in refused.body["detail"]) == (422, True)
     started = time.monotonic()

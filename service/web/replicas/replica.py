@@ -249,7 +249,7 @@ class ServedModel(OfModel):
 def load(store: ModelStore, meta: models.Meta, lead: models.Lead) -> ServedModel:
     """Read a model in its newest state. Raises StoreError, ModelError."""
     state = newest_state(store, meta.spec)
-    created_by, version = loop.run(_read, meta, state, long=True)
+    created_by, version = loop.run(_read, meta, state, pool="long")
     floor = meta.timeline, meta.head
     return ServedModel(
         *(store, meta.created, created_by, version, lead),

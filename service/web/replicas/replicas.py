@@ -317,7 +317,9 @@ class Replicas:
         log.warning("no learner: this process replays the log", model=served.name, step=served.version.step)
         try:
             served.swap(
-                loop.run(_replay, self._link.url, self._link.timeout, served.store, meta, lead, long=True)
+                loop.run(
+                    _replay, self._link.url, self._link.timeout, served.store, meta, lead, pool="compiler"
+                )
             )
         except StoreUnavailable:
             raise

@@ -268,7 +268,7 @@ def _check_buildable(context: Web, name: str, spec: ModelSpec) -> None:
     if served is not None and served.created_by.spec == spec:
         return
     try:
-        loop.run(_build, spec, long=True)
+        loop.run(_build, spec, pool="long")
     except Exception as error:  # whatever it is, nothing of it is stored
         log.warning("a spec that cannot be built", model=name, error=repr(error))
         raise Invalid.at("", f"no model can be made of this spec: {error}") from error

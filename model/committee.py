@@ -1,5 +1,6 @@
 """What a committee says of itself: its members' weights and losses, its leader, and the drifts that it met."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from model import drift, mixing
@@ -23,66 +24,122 @@ def in_words(member: OptimizerSpec, learning_rate: float) -> str:
     )
 
 
-def members_report(spec: ModelSpec, arrays: Arrays) -> list[dict[str, Any]]:
-    """Each member's weight in the mixture and fading loss, its twin's included. Empty for a single network.
+@dataclass(frozen=True)
+class Places:
+    """Where the mixture's state, as a list, has what is told of the networks."""
 
-    The loss is the log loss; of a regression the mean absolute error in standard deviations of the targets; of margins
-    the share of mistakes.
-    """
-    if spec.networks == 1:
-        return []
-    weights = mixing.weights_of(arrays["mixture"], spec)
-    losses = arrays["mixture"][mixing.SHARES + spec.networks : mixing.SHARES + 2 * spec.networks]
-    reports = []
-    for number, twin in enumerate(twins_of(spec)):
-        networks = [number] if twin < 0 else [number, twin]
-        counters = arrays["counters"][number]
-        reports.append(
+    networks: int
+    columns: int
+    has_second: bool
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "Places":
+        kind = mixing.kind_of(spec)
+        return cls(spec.networks, mixing.columns_of(spec), kind in (mixing.PROBABILITIES, mixing.VALUES))
+
+    @property
+    def size(self) -> int:
+        """The part of the state that is looked at; the learned mixture's biases come after it."""
+        return mixing.SHARES + self.networks * (2 + self.columns)
+
+    def losses(self, state: list[float]) -> list[float]:
+        """The networks' fading losses."""
+        return state[mixing.SHARES + self.networks : mixing.SHARES + 2 * self.networks]
+
+    def weights(self, state: list[float]) -> list[float]:
+        """How much each network counts in the mixture: its shares of the two, as far as they are not negative."""
+        first = state[mixing.SHARES : mixing.SHARES + self.networks]
+        if not self.has_second:
+            return first
+        learned, columns = state[mixing.SHARES + 2 * self.networks :], self.columns
+        second = [max(sum(learned[n * columns : (n + 1) * columns]), 0.0) for n in range(self.networks)]
+        one, two = state[mixing.FIRST_SHARE], state[mixing.SECOND_SHARE] / max(sum(second), 1e-12)
+        return [one * share + two * weight for share, weight in zip(first, second, strict=True)]
+
+
+class Committee:
+    """A spec's committee, which reads from the arrays of a model how its members stand. Made once, asked often."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._members = spec.members
+        self._twins, self._owners = twins_of(spec), owners_of(spec)
+        self._mixing = Places.of(spec)
+
+    @property
+    def _is_one(self) -> bool:
+        return len(self._owners) == 1
+
+    def members(self, arrays: Arrays) -> list[dict[str, Any]]:
+        """Each member's weight in the mixture and fading loss, its twin's included. Empty for a single network.
+
+        The loss is the log loss; of a regression the mean absolute error in standard deviations of the targets; of
+        margins the share of mistakes.
+        """
+        if self._is_one:
+            return []
+        mixture = arrays["mixture"][: self._mixing.size].tolist()
+        weights, losses = self._mixing.weights(mixture), self._mixing.losses(mixture)
+        rates, counters = arrays["live"][:, LIVE_LEARNING_RATE].tolist(), arrays["counters"].tolist()
+        return [
             {
                 "member": number + 1,
-                "optimizer": in_words(
-                    spec.members[number], float(arrays["live"][number, LIVE_LEARNING_RATE])
-                ),
-                "weight": float(weights[networks].sum()),
-                "loss": float(losses[number]),
-                "average_loss": None if twin < 0 else float(losses[twin]),
-                "restarts": int(counters[RESTARTS]),
-                "restarted": int(counters[RESTARTED]) or None,
+                "optimizer": in_words(self._members[number], rates[number]),
+                "weight": weights[number] + (weights[twin] if twin >= 0 else 0.0),
+                "loss": losses[number],
+                "average_loss": losses[twin] if twin >= 0 else None,
+                "restarts": counters[number][RESTARTS],
+                "restarted": counters[number][RESTARTED] or None,
             }
-        )
-    return reports
+            for number, twin in enumerate(self._twins)
+        ]
 
+    def leading(self, arrays: Arrays) -> int:
+        """The place of the member that leads, itself or by its twin."""
+        return 0 if self._is_one else self._owners[int(arrays["mixture"][mixing.LEADER])]
 
-def leading_member(spec: ModelSpec, arrays: Arrays) -> int:
-    """The place of the member that leads, itself or by its twin."""
-    return owners_of(spec)[int(arrays["mixture"][mixing.LEADER])] if spec.networks > 1 else 0
+    def leader(self, arrays: Arrays) -> dict[str, Any] | None:
+        """Which member has the least loss, since when, and that in words; None for a single network."""
+        if self._is_one:
+            return None
+        network, since = int(arrays["mixture"][mixing.LEADER]), int(arrays["mixture"][mixing.SINCE])
+        number = self._owners[network]
+        words = in_words(self._members[number], float(arrays["live"][number, LIVE_LEARNING_RATE]))
+        averaged = ", by its averaged weights," if network >= len(self._members) else ","
+        return {
+            "member": number + 1,
+            "since": since,
+            "detail": f"member {number + 1}, {words}{averaged} leads since step {since:,}",
+        }
 
-
-def leader_report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any] | None:
-    """Which member has the least loss, since when, and that in words; None for a single network."""
-    if spec.networks == 1:
-        return None
-    network, since = int(arrays["mixture"][mixing.LEADER]), int(arrays["mixture"][mixing.SINCE])
-    number = leading_member(spec, arrays)
-    words = in_words(spec.members[number], float(arrays["live"][number, LIVE_LEARNING_RATE]))
-    averaged = ", by its averaged weights," if network >= len(spec.members) else ","
-    return {
-        "member": number + 1,
-        "since": since,
-        "detail": f"member {number + 1}, {words}{averaged} leads since step {since:,}",
-    }
+    def standing(self, arrays: Arrays) -> dict[str, Any]:
+        """What scores tell of a committee beside the scores."""
+        leader = self.leader(arrays)
+        return {
+            "members": self.members(arrays),
+            "leader": leader and leader["detail"],
+            "events": event_count(arrays),
+        }
 
 
 def drift_report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
     """The events that are kept, newest first, and the number of all so far."""
-    count = int(arrays["counters"][0, EVENTS])
-    events = drift.events_of(arrays["drift.events"], count)
     return {
         "detect": spec.drift.detect,
         "action": spec.drift.action,
-        "count": count,
-        "events": [_event_report(spec, event) for event in reversed(events)],
+        "count": event_count(arrays),
+        "events": events_after(spec, arrays, 0)[::-1],
     }
+
+
+def event_count(arrays: Arrays) -> int:
+    """Drifts and restarts so far."""
+    return int(arrays["counters"][0, EVENTS])
+
+
+def events_after(spec: ModelSpec, arrays: Arrays, number: int) -> list[dict[str, Any]]:
+    """The events after that of a number, as far as they are kept, oldest first."""
+    events = drift.events_of(arrays["drift.events"], event_count(arrays))
+    return [_event_report(spec, event) for event in events if event.number > number]
 
 
 def _event_report(spec: ModelSpec, event: drift.Event) -> dict[str, Any]:
@@ -94,6 +151,7 @@ def _event_report(spec: ModelSpec, event: drift.Event) -> dict[str, Any]:
         "before": event.before,
         "after": event.after,
         "done": drift.DONE[event.action],
+        "retrain": event.action == drift.RETRAIN,
         "detail": _detail(spec, event),
     }
 

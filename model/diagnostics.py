@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import monitor
-from model.committee import drift_report, leader_report, leading_member, members_report
+from model.committee import Committee, drift_report
 from model.parameters import layout_of, named_views
 from model.program import SKIPPED, STEP
 from model.spec import ModelSpec
@@ -66,7 +66,7 @@ class Signs:
 
 def signs_of(spec: ModelSpec, arrays: Arrays) -> Signs:
     """What is known of the leading member's steps and layers, and of the loss of what is served."""
-    number = leading_member(spec, arrays)
+    number = Committee(spec).leading(arrays)
     notes, counters, served = arrays["monitor"][number], arrays["counters"][0], arrays["monitor"][-1]
     return Signs(
         seen=int(counters[STEP] - notes[monitor.BEGAN]),
@@ -229,7 +229,7 @@ def findings_of(signs: Signs) -> list[Finding]:
 
 def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
     """Layers, loss, steps and findings, JSON-ready."""
-    signs = signs_of(spec, arrays)
+    signs, committee = signs_of(spec, arrays), Committee(spec)
     return {
         "step": int(arrays["counters"][0, STEP]),
         "skipped": signs.skipped,
@@ -240,8 +240,8 @@ def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
             "overshoot_share": signs.overshoot,
             "clipped_share": signs.clipped,
         },
-        "leader": leader_report(spec, arrays),
-        "members": members_report(spec, arrays),
+        "leader": committee.leader(arrays),
+        "members": committee.members(arrays),
         "drift": drift_report(spec, arrays),
         "layers": [vars(layer) for layer in signs.layers],
         "findings": [

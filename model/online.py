@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model import monitor
 from model.builds import Builds, continued, this_build
+from model.committee import Committee, event_count, events_after
 from model.diagnostics import report
 from model.fitting import OnEpoch, Training
 from model.metrics import PrequentialMetrics
@@ -89,6 +90,7 @@ class OnlineModel:
         self._metrics = metrics
         self._builds = builds
         self._fixed = fixed_of(spec)
+        self._committee = Committee(spec)
         self._learn_rows: Callable[..., None] | None = None
         self._set_constants()
 
@@ -364,8 +366,17 @@ class OnlineModel:
         self._metrics.update(predictions, y, weights, losses, skipped)
 
     def metrics(self) -> dict[str, Any]:
-        """Prequential scores, JSON-ready: in total, over a fading window, and of baselines."""
-        return self._metrics.report()
+        """Prequential scores, JSON-ready: in total, over a fading window, and of baselines; a committee's members."""
+        return self._metrics.report() | self._committee.standing(self._arrays)
+
+    @property
+    def event_count(self) -> int:
+        """Drifts, and restarts of members, that the model has met so far."""
+        return event_count(self._arrays)
+
+    def events_after(self, number: int) -> list[dict[str, Any]]:
+        """The events after that of a number, oldest first, as far as they are kept; JSON-ready, as in `diagnostics`."""
+        return events_after(self.spec, self._arrays, number)
 
     def capture(self) -> Callable[[], bytes]:
         """Copy the whole state. The function that is returned writes the copy as `to_bytes` does, in any thread."""

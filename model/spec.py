@@ -302,8 +302,11 @@ class ModelSpec(StrictModel):
         Only optimizers that leave a weight without gradient as it is allow that.
         """
         wide = self.inputs >= SPARSE_INPUTS and self.inputs >= SPARSE_RATIO * self.most_active
-        few = all((feature.tokens or 1) <= SPARSE_TOKENS for feature in self.feature_list)
-        return wide and few and all(member.is_lazy for member in self._given_members)
+        return wide and not self._has_long_texts and all(member.is_lazy for member in self._given_members)
+
+    @cached_property
+    def _has_long_texts(self) -> bool:
+        return any((feature.tokens or 1) > SPARSE_TOKENS for feature in self.feature_list)
 
     @property
     def _given_members(self) -> tuple[OptimizerSpec, ...]:

@@ -9,7 +9,9 @@ from pydantic_core import PydanticCustomError
 from model import OptimizerSpec
 from service.errors import ServiceError
 from service.schemas import Strict
+from service.store.jobs import Started, new_id
 from service.store.log import Log
+from service.store.model_store import ModelStore
 
 LEAST_ROWS = 20
 """Observations that a retraining needs at least, of which half must be left for training."""
@@ -95,6 +97,12 @@ class Retraining(Strict):
             )
             raise TooFewRows(detail)
         return training, validation
+
+
+def after_drift(store: ModelStore, step: int, job: Retraining) -> Started:
+    """Start the retraining that a drift at a step asks for, once however often it is asked for. Raises StoreError."""
+    request = {"retrain": job.model_dump(mode="json"), "by": "drift"}
+    return store.jobs.start(new_id(store.name, f"drift-{step}"), request, "")
 
 
 def start_of(window: Window | None, log: Log, head: int) -> int:

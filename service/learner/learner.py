@@ -219,6 +219,8 @@ class Learner:
             with self._only(led):
                 if led.queue:
                     self._take_turn(led, seconds)
+                led = self.led.get(led.name, led)  # it may have been loaded anew
+                led.deal_with_events()
                 if led.snapshot_due():
                     led.begin_snapshot()
 
@@ -312,6 +314,7 @@ class Learner:
             try:
                 while led.learned:  # the rest of an entry: a state is kept of whole ones
                     led.take_turn(ALONE)
+                led.deal_with_events()
                 if led.saving is not None:
                     self._saver.wait(led.saving)
                 if led.snapshot_id != led.log_id:

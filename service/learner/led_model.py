@@ -15,6 +15,7 @@ from model import Learned, ModelSpec, OnlineModel
 from service import failpoints
 from service.counters import PUBLICATIONS, SNAPSHOTS
 from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
+from service.learner.events import Events
 from service.learner.log_sizes import LogSizes
 from service.learner.saving import Saver, Saving
 from service.logs import log
@@ -107,12 +108,14 @@ class LedModel(OfModel):
     lost: bool = False  # set by the heartbeat when another learner leads
     renew: int = 0  # least number of the new timeline that a web process asks for; set by the heartbeat
     checkpoints: list[Saving] = field(default_factory=list)  # that are being written
+    events: Events = field(init=False)  # drifts, and what they ask for
     _capture_seconds: float = 0.0  # of the snapshot that is being written
 
     def __post_init__(self) -> None:
         self.publish_cost = Cost(PUBLICATIONS, self.clock)
         self.snapshot_cost = Cost(SNAPSHOTS, self.clock)
         self.checkpoint_at = self.clock()
+        self.events = Events(self.model)
 
     @classmethod
     def load(
@@ -196,6 +199,7 @@ class LedModel(OfModel):
         started = self.clock()
         learned = self.model.learn(block.features, block.labels, block.weights, block.served)
         self.row_seconds.append((self.clock() - started) / len(block))
+        self.events.note(self.model)
         return learned
 
     def _learn_part(self, entry: Entry, rows: int) -> list[tuple[object, ...]]:
@@ -260,6 +264,7 @@ class LedModel(OfModel):
         if model.spec != self.spec:
             self._note_rebuild(entry, model.spec)
         self.model = model
+        self.events.note(model)
         if action == "promote":
             failpoints.reach("after-promotion")
         self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
@@ -291,6 +296,11 @@ class LedModel(OfModel):
             yield
         except TermLost:
             self.lost = True
+
+    def deal_with_events(self) -> None:
+        """Log drifts, and start the retraining that one asks for. Raises StoreError."""
+        self.events.tell(self.name, self.model, self.clock())
+        self.events.start_retraining(self.store)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 

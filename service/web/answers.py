@@ -141,6 +141,13 @@ class Metrics(BaseModel):
     skipped: int
     total: Scores
     window: Scores
+    members: list[dict[str, Any]] = Field(
+        [], description="a committee's members: optimizer, weight and fading loss"
+    )
+    leader: str | None = Field(
+        None, description="which member leads since when, in words; null for one network"
+    )
+    events: int = Field(0, description="drifts, and restarts of members, so far")
 
 
 class MetricsAnswer(Positioned):

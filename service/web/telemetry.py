@@ -190,6 +190,7 @@ class Models(Collector):
                 family.add_metric([OTHERS], sum(_values(model)[gauge] for model in others))
             yield family
         yield from _observations(named, others)
+        yield from _committees(named)
         yield from self._redis()
 
     def _redis(self) -> Iterator[Metric]:
@@ -213,6 +214,24 @@ def _observations(named: list[ServedModel], others: list[ServedModel]) -> Iterat
         family.add_metric([label, "applied"], sum(model.version.step for model in group) - skipped)
         family.add_metric([label, "skipped"], skipped)
     yield family
+
+
+def _committees(named: list[ServedModel]) -> Iterator[Metric]:
+    """The members' weights and losses, and how many drifts and restarts there were, of the models told by name."""
+    weights = GaugeMetricFamily(
+        "freshet_member_weight", "A member's weight in its committee.", labels=["model", "member"]
+    )
+    losses = GaugeMetricFamily("freshet_member_loss", "A member's fading loss.", labels=["model", "member"])
+    events = CounterMetricFamily(
+        "freshet_model_events", "Drifts, and restarts of members, of a model.", labels=["model"]
+    )
+    for model in named:
+        metrics = model.version.metrics
+        events.add_metric([model.name], metrics.get("events", 0))
+        for member in metrics.get("members", []):
+            weights.add_metric([model.name, str(member["member"])], member["weight"])
+            losses.add_metric([model.name, str(member["member"])], member["loss"])
+    yield from (weights, losses, events)
 
 
 def _values(served: ServedModel) -> dict[str, Any]:

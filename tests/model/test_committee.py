@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model import spec as spec_module
-from model.members import FULL_UP_TO, THREE_UP_TO, auto_members
+from model.members import FULL_UP_TO, THREE_UP_TO, TWO_UP_TO, auto_members
 from model.online import OnlineModel
 from model.predictor import Predictor
 from model.spec import ModelSpec
@@ -120,6 +120,10 @@ def test_auto_is_chosen_by_the_cost_of_a_step_and_the_size_of_a_network():
     assert all(member.rehearse is None or member.rehearse.batched for member in batched)
     assert len(auto_members(THREE_UP_TO, THREE_UP_TO)) == 3
     assert len(auto_members(FULL_UP_TO, THREE_UP_TO + 1)) == 2
+    assert len(auto_members(FULL_UP_TO, TWO_UP_TO)) == 2
+    (one,) = auto_members(FULL_UP_TO, TWO_UP_TO + 1)
+    assert not (one.average)
+    assert not (one.rehearse)
 
 
 def test_the_state_of_wide_rows_is_bounded(spec_of):

@@ -207,6 +207,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _accept(self, listener: Any) -> None:
         listener.settimeout(0.0)
+        name = listener.getsockname()  # once: the last connection is served when the listener is closed
         while True:
             wait_read(listener.fileno())
             self._give_way()
@@ -221,7 +222,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 continue
             if self._pool.full():
                 self._end_longest_idle()
-            self._pool.spawn(self._serve, listener, client, address)
+            self._pool.spawn(self._serve, name, client, address)
             self._note()
 
     def _give_way(self) -> None:
@@ -242,11 +243,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     # -- serving ---------------------------------------------------------------------------------------------
 
-    def _serve(self, listener: Any, client: Any, address: Any) -> None:
+    def _serve(self, name: Any, client: Any, address: Any) -> None:
         try:
             if self._tls is not None:
                 client = self._tls.wrap_socket(client, server_side=True)
-            self.handle(listener, client, address)
+            self.handle(name, client, address)
         except OSError as error:
             self.log.debug("no TLS: %s", error)
             client.close()
@@ -255,20 +256,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if self.alive:
                 board.note(self.age, len(self._pool) - 1)
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, listener_name: Any, client: Any, addr: Any) -> None:
         """Answer the requests of one connection."""
         request = None
         try:
             client.setblocking(1)
             parser = get_parser(self.cfg, client, addr)
-            name = listener.getsockname()
             while True:
                 request = None
                 with self._between_requests(client):
                     request = next(parser)
                 if request is None:
                     break
-                self.handle_request(name, request, client, addr)
+                self.handle_request(listener_name, request, client, addr)
         except (StopIteration, NoMoreData, ConnectionError) as error:
             self.log.debug("a connection has ended: %s", error)
         except gevent.GreenletExit:

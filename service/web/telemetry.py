@@ -4,7 +4,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flask import Blueprint, Flask, Response, g, has_app_context, has_request_context, request
@@ -19,6 +19,7 @@ from service.counters import OTHERS, REQUESTS
 from service.errors import StoreError
 from service.store.memory import memory
 from service.telemetry import FOLDER
+from service.web import loop
 from service.web.access import key_name, may_see
 from service.web.context import Web, web
 from service.web.names import REQUEST_ID
@@ -105,20 +106,25 @@ def metrics() -> Response:
     """All processes' counters and the models' state, for Prometheus."""
     registry = CollectorRegistry()
     registry.register(Models(web()))
-    shared = MultiProcessCollector(CollectorRegistry()) if FOLDER in os.environ else OWN  # type: ignore[no-untyped-call]
-    text = generate_latest(Bounded(shared)) + generate_latest(registry)
+    counted = loop.run(_shared, pool="long") if FOLDER in os.environ else OWN.collect()
+    text = generate_latest(Bounded(counted)) + generate_latest(registry)
     return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+
+def _shared() -> list[Metric]:
+    """The counters of all processes, from their files: no lock of this process is taken."""
+    return list(MultiProcessCollector(CollectorRegistry()).collect())  # type: ignore[no-untyped-call]
 
 
 class Bounded(Collector):
     """Metrics with only the busiest models by name."""
 
-    def __init__(self, source: Any) -> None:
-        self._source = source
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, those of the other models summed."""
-        for metric in self._source.collect():
+        for metric in self._metrics:
             if any("model" in sample.labels for sample in metric.samples):
                 _sum_others(metric)
             yield metric

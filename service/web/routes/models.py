@@ -16,7 +16,7 @@ from service.jobs import schedules
 from service.jobs.retraining import Retraining
 from service.jobs.schedules import Schedule
 from service.logs import log
-from service.replay.states import newest_state
+from service.replay.states import State, newest_state
 from service.schemas import Strict, parse, problem
 from service.store import models
 from service.store.appending import NewSchedule
@@ -218,9 +218,14 @@ def diagnostics(name: str) -> Response:
     """How the network is doing inside, with advice; as of the newest snapshot, whose step is told, too."""
     context = web()
     served = context.served(name)
-    model = newest_state(served.store, served.created_by.spec_json.encode()).model()
-    told = {"snapshot_step": model.step, "diagnostics": model.diagnostics()}
-    return answer({"model": name, **position(context, served.version), **told})
+    state = newest_state(served.store, served.created_by.spec_json.encode())
+    diagnosed = loop.run(_diagnosed, state, pool="long")
+    return answer({"model": name, **position(context, served.version), **diagnosed})
+
+
+def _diagnosed(state: State) -> dict[str, Any]:
+    model = state.model()
+    return {"snapshot_step": model.step, "diagnostics": model.diagnostics()}
 
 
 def _late_labels(context: Web, served: ServedModel) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from flask import Blueprint, Response, request
 
 from service.errors import WrongMediaType
+from service.web import loop
 from service.web.commands import order
 from service.web.context import answer, idempotency_key, raw_body, web
 from service.web.routes.predict import replica_at
@@ -22,7 +23,7 @@ def get_weights(name: str) -> Response:
     served = context.served(name)
     least = request.args.get("min_step", type=int)
     replica = replica_at(served, least, context)
-    raw = written(replica.predictor.spec, replica.state)
+    raw = loop.run(written, replica.predictor.spec, replica.state, pool="long")
     return Response(raw, headers={"Freshet-Step": str(replica.step)}, mimetype=MEDIA_TYPE)
 
 
@@ -33,7 +34,8 @@ def put_weights(name: str) -> Response:
     served = context.served(name)
     if request.mimetype not in READ:
         raise WrongMediaType(f"send {MEDIA_TYPE}, not {request.mimetype or 'nothing'}")
-    blob = checked(served.spec, raw_body(most_bytes(served.spec), "the size of this model's weights"))
+    raw = raw_body(most_bytes(served.spec), "the size of this model's weights")
+    blob = loop.run(checked, served.spec, raw, pool="long")
     ordered = order(context, served, {"do": "weights", "version": 2}, idempotency_key(), blob=blob)
     body = {**ordered.to_response(served), "undo": str(ordered.log_id)}
     return answer(body, HTTPStatus.OK if ordered.done else HTTPStatus.ACCEPTED)

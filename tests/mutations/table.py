@@ -19,7 +19,6 @@ SCHEDULES = "tests/service/test_schedules.py"
 TRAINING = "tests/service/test_training.py"
 LISTED = "tests/service/test_models_listed.py"
 
-COMMANDS = "tests/service/test_commands.py"
 
 LEADS = "if not leads(meta, lease, generation, term) then return 'lost' end"
 
@@ -152,7 +151,7 @@ MUTATIONS = [
         f"{LUA}command.lua",
         "if known then return {'seen', known} end",
         "",
-        COMMANDS,
+        "tests/service/test_lost_replies.py::test_a_command_whose_end_is_not_known_is_settled_by_the_token_too",
     ),
     Mutation(
         "a refusal is final though a try is under way",

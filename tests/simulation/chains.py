@@ -200,6 +200,21 @@ def learner_behind_its_back(w: Weaver) -> None:
     w.predict(length, length + 0.5, 6)
 
 
+def reader_that_knows_no_term(w: Weaver) -> None:
+    """A web process has started from a snapshot when a learner wakes that has lost the lead, and publishes."""
+    length = w.between(2.6, 3.0)
+    w.feed(-0.3, 4)
+    who = w.chance.choice(w.learners)
+    w.at(0, "pause", who=who, seconds=length)
+    w.at(0, "stall", who=who, thread="heartbeat", seconds=length + 0.5)
+    w.feed(0.01)  # its read of the log waits for this one
+    for number in range(4):
+        w.feed(0.1 + 0.4 * number, 2)
+    for web in w.webs:
+        w.at(w.between(1.7, 1.9), "kill", who=web, seconds=0.02)
+    w.predict(length - 0.4, length + 0.4, 12)
+
+
 def late_snapshot(w: Weaver) -> None:
     """A snapshot arrives when newer ones have been stored and the log behind them is gone."""
     w.hold(0, "learner", "SNAPSHOT", "broken", w.between(0.6, 2.5))
@@ -281,6 +296,7 @@ CHAINS: dict[str, Chain] = {
         Chain(promotion_behind_a_trim, QUICK, ({"keep_bytes": 500}, {"keep_bytes": 1000}), trainers=True),
         Chain(upload_behind_a_rebuild, QUICK, _JOBS, trainers=True),
         Chain(learner_behind_its_back, SHORT_LEASE, _SMALL, learners=2),
+        Chain(reader_that_knows_no_term, SHORT_LEASE, ({},), learners=2, seconds=4.5),
         Chain(late_snapshot, QUICK, _SMALL),
         Chain(replay_beside_a_learner, SHORT_LEASE | {"snapshot_seconds": 3.0}, seconds=6.0),
         Chain(snapshot_of_what_was_lost, QUICK),

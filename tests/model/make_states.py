@@ -15,6 +15,11 @@ MIXED = [
     {"name": "city", "kind": "category", "values": ["Oslo", "Rome", 3]},
     {"name": "word", "kind": "hash", "buckets": 6, "indicator": True},
 ]
+WIDE = [
+    {"name": "amount"},
+    {"name": "shop", "kind": "category", "values": [f"s{number}" for number in range(50)]},
+    {"name": "word", "kind": "hash", "buckets": 40, "indicator": True},
+]
 SPECS = {
     "binary_default": {"task": "binary", "features": 4, "layers": [{"units": 8}, {"units": 4}]},
     "binary_mixed_adamw": {
@@ -57,6 +62,7 @@ SPECS = {
         "optimizer": {"name": "adagrad", "learning_rate": 0.1},
     },
     "margin_perceptron": {"task": "binary", "features": 2, "layers": [], "loss": "perceptron"},
+    "wide_one_hot": {"task": "multiclass", "features": WIDE, "classes": 3, "layers": [{"units": 4}]},
     "as_created": {"task": "binary", "features": 2},
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from model import OnlineModel, StateError, compare_states
+from model import OnlineModel, OptimizerSpec, StateError, compare_states
 
 FOLDER = Path(__file__).parent / "states_0_1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
@@ -37,6 +37,12 @@ def test_a_state_of_version_0_1_goes_on_learning_and_is_written_anew(name, rows_
     model.diagnostics()
     blob = model.to_bytes()
     assert OnlineModel.from_bytes(blob).to_bytes() == blob
+
+
+def test_a_wide_state_of_version_0_1_has_a_sparse_first_layer_now_and_names_its_one_optimizer():
+    spec = OnlineModel.from_bytes(state_of("wide_one_hot")).spec
+    assert spec.sparse
+    assert spec.optimizer == OptimizerSpec.model_validate({})
 
 
 def test_a_state_of_version_0_1_is_equal_to_itself_in_the_present_format():

@@ -16,11 +16,13 @@ from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
 from service.errors import BadRequest, TooLarge
+from service.web import loop
 
 DRAIN_SECONDS = 5.0  # for the rest of a body that is answered early
 DRAIN_PAUSE = 0.2  # seconds that its next bytes are waited for
 CHUNK_END = b"\r\n"  # may have arrived without the chunk after it, for which gunicorn would wait
 PIECE = 2**18  # bytes that are handed on at once, about
+TURN = 2**16  # bytes of a whole body that are read in one turn of the loop
 
 
 class RequestBody:
@@ -40,7 +42,7 @@ class RequestBody:
         if self._length is not None and self._length > most:
             raise self._too_large(most, setting)
         try:
-            raw = cast(bytes, self._stream.read(min(self._length or most, most) + 1)) if self._ends else b""
+            raw = self._read(min(self._length or most, most) + 1) if self._ends else b""
         except (ParseException, OSError) as error:
             raise self._cut(error) from error
         if len(raw) > most:
@@ -49,6 +51,19 @@ class RequestBody:
             raise BadRequest(f"the body was cut: {len(raw)} bytes came of {self._length}")
         self._over = True
         return raw
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes, or all that there are: a piece in each turn of the loop."""
+        piece = cast(bytes, self._stream.read(min(size, TURN)))
+        if len(piece) < TURN:
+            return piece
+        pieces, left = [piece], size - len(piece)
+        while left > 0 and piece:
+            loop.breathe()
+            piece = cast(bytes, self._stream.read(min(left, TURN)))
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
 
     def pieces(self) -> Iterator[bytes]:
         """Its bytes as they arrive; never waits for more than the next. Raises BadRequest as `whole` does."""
@@ -98,7 +113,7 @@ class RequestBody:
         self._connection.settimeout(DRAIN_PAUSE)
         try:
             while time.monotonic() < deadline and _next_piece(self._stream):
-                pass
+                loop.breathe()
         except (ParseException, OSError):
             return
         finally:

@@ -39,6 +39,8 @@ REPLACE_SECONDS = 120.0  # that a process waits at a reload for those that repla
 IDLE_GRACE = 0.5  # seconds that a connection which is idle at a stop may still bring a request
 RELOAD_GRACE = 5.0  # the same at a reload: others serve already, so nobody waits for this process to go
 PROBLEM = "application/problem+json"
+REST_SECONDS = 5.0  # for the rest of a body that nobody has read
+REST_PIECE = 2**14  # bytes of it in one turn of the loop
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
 BROKEN = {errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}  # with no class of its own
@@ -265,6 +267,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             while True:
                 request = None
                 with self._between_requests(client):
+                    if not _finish(parser, client):
+                        break
                     request = next(parser)
                 if request is None:
                     break
@@ -335,6 +339,27 @@ def _is_of_connection(error: Exception) -> bool:
     """Whether it is the client's connection that failed, and not a file or something else of ours."""
     known = isinstance(error, ConnectionError | TimeoutError | ssl.SSLError)
     return known or (isinstance(error, OSError) and error.errno in BROKEN)
+
+
+def _finish(parser: Any, client: Any) -> bool:
+    """Read what is left of the last request's body, a piece in each turn of the loop, for some seconds at most.
+
+    Returns whether the connection can go on. gunicorn would read it all in one turn.
+    """
+    if parser.mesg is None or getattr(parser.mesg.body, "failed", False):
+        return True
+    until = time.monotonic() + REST_SECONDS
+    client.settimeout(REST_SECONDS)
+    try:
+        while parser.mesg.body.read(REST_PIECE):
+            if time.monotonic() > until:
+                return False
+            gevent.sleep(0)
+    except TimeoutError:
+        return False
+    finally:
+        client.settimeout(None)
+    return True
 
 
 def _end(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -238,3 +239,21 @@ def test_predictions_are_read_as_strictly(small: Server) -> None:
     status, _, answer = exchange(small.port, short)
     assert (status, b'"status":400' in answer) == (200, True)
     assert "Traceback" not in small.log()
+
+
+def test_a_body_that_nobody_reads_and_that_never_ends_holds_up_nobody(small: Server) -> None:
+    head = b"POST /v1/nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + bytes(2**16) + b"\r\n"
+    with socket.create_connection(("127.0.0.1", small.port), timeout=15) as endless:
+        endless.sendall(head)
+        until, answered, closed = time.monotonic() + 60, 0, False
+        while not closed and time.monotonic() < until:
+            try:
+                for _ in range(200):
+                    endless.sendall(chunk)
+            except OSError:
+                closed = True
+            assert small.api("GET", "/livez").status == 200
+            answered += 1
+    assert closed
+    assert answered

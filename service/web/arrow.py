@@ -15,6 +15,7 @@ import numpy as np
 
 from model import ModelSpec
 from service.errors import BadRequest, Invalid, TooLarge, WrongMediaType
+from service.web import loop
 
 try:
     import pyarrow
@@ -172,6 +173,7 @@ def read_rows(
             if len(dictionaries) > longest:
                 raise TooLarge(f"dictionaries of more than {longest} bytes (FRESHET_MAX_BODY_BYTES)")
             continue
+        loop.breathe()  # a body may hold very many small batches
         batch = _batch(schema + bytes(dictionaries) + message.raw + END)
         if batch.num_rows > 8 * len(message.raw):
             raise BadRequest("not an Arrow stream: a batch of more rows than it has bits")

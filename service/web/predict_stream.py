@@ -59,6 +59,7 @@ def predict_stream(
     Raises NotFound if the model is deleted meanwhile.
     """
     for number, lines in blocks:
+        loop.breathe()  # the next block may be there already
         served.check_exists()
         bad: dict[int, str] = {}
         rows = _parsed(number, lines, options.named, bad)

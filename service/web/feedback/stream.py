@@ -16,7 +16,7 @@ from typing import Any
 
 from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests
 from service.store.kept import Kept, StreamRecord
-from service.web import problems
+from service.web import loop, problems
 from service.web.context import Web
 from service.web.feedback.counting import count_rows
 from service.web.feedback.drafts import Draft, PredictionGone
@@ -54,6 +54,7 @@ def upload_stream(
                 upload.add(part)
                 yield from upload.results.records(wait=options.results != "none" and is_idle())
                 upload.check()
+                loop.breathe()  # the next part may be there already
             yield from upload.results.records(wait=True)
             yield [upload.end()]
     except Exception as error:  # whatever it is, the client is to go on from where it has come to

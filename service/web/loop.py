@@ -25,9 +25,7 @@ Pool = Literal["short", "long", "compiler"]
 
 SHORT_THREADS = 2  # for work that a client waits for: predictions of many rows
 LONG_THREADS = 2  # for work of seconds: building and loading models
-COMPILER_THREADS = (
-    1  # for work that imports or calls the compiler: two threads in it have stood still for ever
-)
+COMPILER_THREADS = 1  # for work that imports or calls the compiler: two threads in it can block each other
 THREADS: dict[Pool, int] = {"short": SHORT_THREADS, "long": LONG_THREADS, "compiler": COMPILER_THREADS}
 SWITCH_SECONDS = (
     0.0005  # after which a thread of the pool lets the loop go on, and the loop looks for what has come

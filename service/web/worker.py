@@ -25,6 +25,7 @@ from gevent.pool import Pool
 from gevent.socket import wait_read
 from gunicorn import util
 from gunicorn.http import get_parser
+from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.wsgi import Response, create
 from gunicorn.sock import ssl_context
@@ -346,12 +347,15 @@ def _finish(parser: Any, client: Any) -> bool:
 
     Returns whether the connection can go on. gunicorn would read it all in one turn.
     """
-    if parser.mesg is None or getattr(parser.mesg.body, "failed", False):
+    body = parser.mesg and parser.mesg.body
+    if body is None or getattr(body, "failed", False):
         return True
+    if type(body.reader) is LengthReader and not body.reader.length:
+        return True  # nothing is left, as after almost every request
     until = time.monotonic() + REST_SECONDS
     client.settimeout(REST_SECONDS)
     try:
-        while parser.mesg.body.read(REST_PIECE):
+        while body.read(REST_PIECE):
             if time.monotonic() > until:
                 return False
             gevent.sleep(0)

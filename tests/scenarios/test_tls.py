@@ -99,12 +99,17 @@ def test_a_certificate_that_cannot_be_read_ends_the_start(folder: Path) -> None:
     assert "Traceback" not in server.log()
 
 
-def test_every_process_speaks_tls_with_redis(folder: Path) -> None:
-    certify(folder, "redis")
+def server_side(folder: Path) -> ssl.SSLContext:
+    """What a server needs to show the folder's certificate."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return tls
+
+
+def test_every_process_speaks_tls_with_redis(folder: Path) -> None:
+    certify(folder, "redis")
     with system(folder) as whole:
-        secret = Proxy(whole.redis.port, tls)
+        secret = Proxy(whole.redis.port, server_side(folder))
         parts = [Part(kind, folder, secret.port) for kind in ("learner", "trainer", "web")]
         for part in parts:
             part.environment["REDIS_URL"] = (
@@ -121,10 +126,8 @@ def test_every_process_speaks_tls_with_redis(folder: Path) -> None:
 
 def test_a_redis_whose_certificate_is_not_trusted_is_not_spoken_to(folder: Path) -> None:
     certify(folder, "stranger")
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
     with system(folder) as whole:
-        stranger = Proxy(whole.redis.port, tls)
+        stranger = Proxy(whole.redis.port, server_side(folder))
         learner = Part("learner", folder, stranger.port)
         learner.environment["REDIS_URL"] = f"rediss://127.0.0.1:{stranger.port}/0"
         whole.parts.append(learner.start())

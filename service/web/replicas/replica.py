@@ -19,9 +19,7 @@ from service.store.model_store import ModelStore, OfModel
 from service.web import loop
 
 LATE = 3.0  # seconds without a sign of life after which a learner is late: longer than another takes to take over
-REPLAY_SECONDS = (
-    5.0  # of this thread's work that a replay goes on beyond what the last heartbeat told as published
-)
+REPLAY_SECONDS = 5.0  # of work that a replay goes on beyond what the last heartbeat named as published
 
 
 @dataclass(frozen=True)

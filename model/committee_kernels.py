@@ -12,6 +12,7 @@ from model.layer_kernels import U
 from model.mixing import begin_shares
 
 _begin_shares = inner(begin_shares)
+_learned_rows = inner(program.learned_rows)
 
 CHECKS = 128  # steps from one look for members that have run away to the next
 RUNAWAY, RUNAWAY_GROWTH = 10.0, 2.0
@@ -84,7 +85,7 @@ def restart_members(fixed, state, scratch):
     counters, step = state.counters, state.counters[0, program.STEP]
     for number in range(counters.shape[0] if counters.shape[0] > 1 else 0):
         failed = scratch.bounds[number, program.FAILED] > 0.0
-        if not failed and step % CHECKS != 0:
+        if not failed and _learned_rows(counters[0]) % CHECKS != 0:
             continue
         best = _best_beside(fixed, state, scratch, number)
         if best >= 0 and (failed or _has_run_away(state.notes[number], state.notes[best])):

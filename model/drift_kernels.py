@@ -10,6 +10,8 @@ from model import drift, program
 from model.compiled import inlined, inner
 from model.drift import BUCKETS, COUNT, LEAST_PART, SUMS, VARIANCES
 
+_learned_rows = inner(program.learned_rows)
+
 
 @inner
 def add(detector, value):
@@ -139,6 +141,6 @@ def look_at_inputs(detectors, events, counters):
             _part_with(detectors[j], cut)
             if abs(new - old) > abs(after - before):
                 moved, before, after = j, old, new
-    if moved >= 0 and counters[program.STEP] >= counters[program.QUIET_UNTIL]:
+    if moved >= 0 and _learned_rows(counters) >= counters[program.QUIET_UNTIL]:
         record(events, counters, drift.INPUTS, moved, before, after, drift.NOTHING)
-        counters[program.QUIET_UNTIL] = counters[program.STEP] + drift.QUIET
+        counters[program.QUIET_UNTIL] = _learned_rows(counters) + drift.QUIET

@@ -20,6 +20,7 @@ from model.twin_kernels import average, catch_up
 
 _schedule_factor = inner(factor)
 _norm_rate = inner(norm_rate)
+_learned_rows = inner(program.learned_rows)
 
 LESSON = 1 << 40  # sets the dropout of a step's rehearsed rows apart
 NO_STEP = -1.0
@@ -136,7 +137,7 @@ def _begin_step(member, gradient, rate, rates):
 def _recall(fixed, state, scratch, member, lesson):
     """Take a row from the window through the member's network. Its weight; its label goes to labels[1]."""
     layers, codes, window, labels = member.layers, member.codes, state.window, scratch.labels[1]
-    active, scaled, step = scratch.active[1], scratch.scaled[1], state.counters[0, program.STEP]
+    active, scaled, step = scratch.active[1], scratch.scaled[1], _learned_rows(state.counters[0])
     z, _, outputs = _scores_of(layers)
     back = draw(codes[program.SEED], step, lesson, state.counters[0, program.WINDOW_COUNT])
     entry = window[(state.counters[0, program.WINDOW_NEXT] - 1 - back) % window.shape[0]]
@@ -160,7 +161,7 @@ def _rehearse_together(fixed, state, scratch, member, rows, rate):
     begin_gradient(layers, gradient, merged, size)
     for lesson in range(1, rows + 1):
         weight = _recall(fixed, state, scratch, member, lesson)
-        position = state.counters[0, program.STEP] + lesson * LESSON
+        position = _learned_rows(state.counters[0]) + lesson * LESSON
         _gradient_of_row(member, active, scratch.labels[1], weight / rows, position)
         accumulate(layers, member.work, gradient, active, merged, size)
     if _begin_step(member, norm_of(layers, gradient, merged, size), rate, scratch.rates) != NO_STEP:
@@ -202,7 +203,7 @@ def _learn_lesson(member, active, labels, weight, position, rate, norms, rates):
 @inlined
 def teach(fixed, state, scratch, member, weight):
     """Learn the row whose forward pass stands in `work`, then rehearse; the twin follows. Whether it was learned."""
-    codes, counters, step = member.codes, member.counters, state.counters[0, program.STEP]
+    codes, counters, step = member.codes, member.counters, _learned_rows(state.counters[0])
     rows = codes[program.REHEARSED] if state.counters[0, program.WINDOW_COUNT] > 0 else 0
     rate = _rate(member)
     again = rate * member.constants[program.REHEARSAL_RATE]
@@ -225,7 +226,7 @@ def teach(fixed, state, scratch, member, weight):
             if clip == NO_STEP:
                 return False
             counters[program.SCHEDULED] += 1
-            _note(member, scratch, loss, clip, step)
+            _note(member, scratch, loss, clip, state.counters[0, program.STEP])
     if codes[program.BATCHED] and rows > 0:
         _rehearse_together(fixed, state, scratch, member, rows, again)
     twin = codes[program.TWIN]

@@ -3,7 +3,7 @@
 `kernels.py` is compiled, so it takes no objects. The names here are the columns of those arrays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +44,19 @@ CLASS_WEIGHTS = 17
 # `counters` of each member: observations taken, steps made since the optimizer started, observations skipped, values
 # in batch normalisation's statistics, steps made since the schedule started; then rows in its twin's average, its
 # restarts, and the step of the newest. The model's own stand with the first member: observations taken and skipped,
-# rows in the window and the place of the next, rows since the last look for drift, events so far, and the step until
-# which inputs cause no event.
+# rows in the window and the place of the next, rows since the last look for drift, events so far, and how many rows
+# are learned when inputs may cause an event again.
 STEP, UPDATES, SKIPPED, NORM_COUNT, SCHEDULED, AVERAGED, RESTARTS, RESTARTED = range(8)
 WINDOW_COUNT, WINDOW_NEXT, LOOK_COUNT, EVENTS, QUIET_UNTIL = range(8, 13)
 COUNTERS = 13
+
+
+def learned_rows(counters: NDArray[np.int64]) -> Any:
+    """How many rows were learned, by the first member's counters: what random numbers and turns are counted in.
+
+    A skipped row has no part in it, so the rows after it are learned as if it had not come.
+    """
+    return counters[STEP] - counters[SKIPPED]
 
 
 class Fixed(NamedTuple):

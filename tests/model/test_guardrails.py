@@ -101,9 +101,12 @@ def test_a_skipped_observation_changes_nothing_but_the_count(spec_of, rows_of):
     assert model.metrics()["skipped"] == 1
 
 
-def test_rows_after_a_skipped_one_are_learned_as_if_it_had_not_been(spec_of, rows_of):
-    spec = spec_of("regression", scaling="none", layers=[{"units": 5}], initializer="he", optimizer={})
-    X, y = rows_of(spec, 60)
+@pytest.mark.parametrize("optimizer", [{}, "auto"], ids=["one optimizer", "a committee"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_rows_after_a_skipped_one_are_learned_as_if_it_had_not_been(optimizer, dropout, spec_of, rows_of):
+    layers = [{"units": 5, "dropout": dropout}]
+    spec = spec_of("regression", scaling="none", layers=layers, initializer="he", optimizer=optimizer)
+    X, y = rows_of(spec, 300)
     plain, disturbed = OnlineModel(spec), OnlineModel(spec)
     plain.learn(X, y)
     y = np.insert(y, 30, 1e300, axis=0)

@@ -58,7 +58,7 @@ class Places:
 
 
 class Committee:
-    """A spec's committee, which reads from the arrays of a model how its members stand. Made once, asked often."""
+    """A spec's committee, which reads the state of its members from the arrays of a model. Made once, asked often."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._members = spec.members

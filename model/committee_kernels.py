@@ -25,9 +25,9 @@ def remember(state, entry):
     """Put a row into the window, over the oldest one."""
     window, counters = state.window, state.counters[0]
     if window.shape[0] > 0:
-        place = window[counters[program.WINDOW_NEXT]]
+        oldest = window[counters[program.WINDOW_NEXT]]
         for j in range(U(entry.shape[0])):
-            place[j] = entry[j]
+            oldest[j] = entry[j]
         counters[program.WINDOW_NEXT] = (counters[program.WINDOW_NEXT] + 1) % window.shape[0]
         counters[program.WINDOW_COUNT] = min(counters[program.WINDOW_COUNT] + 1, window.shape[0])
 

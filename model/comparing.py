@@ -59,12 +59,12 @@ def _first_difference(stored: Arrays, replayed: Arrays) -> str:
         one, other = stored[name], replayed[name]
         if (one.shape, one.dtype) != (other.shape, other.dtype):
             return f"{name} is stored as {one.dtype} {one.shape}, replayed as {other.dtype} {other.shape}"
-        places = np.flatnonzero(_bits(one) != _bits(other))
-        if len(places):
-            first = int(places[0])
+        indices = np.flatnonzero(_bits(one) != _bits(other))
+        if len(indices):
+            first = int(indices[0])
             return (
                 f"{name}[{first}] is stored as {one.ravel()[first]!r}, replayed as {other.ravel()[first]!r}; "
-                f"{len(places)} of {one.size} numbers differ"
+                f"{len(indices)} of {one.size} numbers differ"
             )
     return ""
 

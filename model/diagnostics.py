@@ -89,8 +89,8 @@ def _layers_of(spec: ModelSpec, arrays: Arrays, member: int) -> Iterator[Layer]:
     views = named_views(layout, arrays["parameters"][member])
     unit = monitor.TOTALS + monitor.LAYER_COLUMNS * len(layout.layers)
     for number, layer in enumerate(layout.layers):
-        place = monitor.TOTALS + monitor.LAYER_COLUMNS * number
-        gradient, mean, squares = notes[place : place + monitor.LAYER_COLUMNS].tolist()
+        offset = monitor.TOTALS + monitor.LAYER_COLUMNS * number
+        gradient, mean, squares = notes[offset : offset + monitor.LAYER_COLUMNS].tolist()
         active, unit = notes[unit : unit + layer.units], unit + layer.units
         yield Layer(
             name=f"layers.{number}",

@@ -48,11 +48,11 @@ def watched(spec: ModelSpec) -> list[tuple[int, str]]:
     """Column and name of the features whose means are looked at: the first numbers and booleans, if they are scaled."""
     if not spec.drift.detect or spec.scaling == "none":
         return []
-    columns, place = [], 0
+    columns, offset = [], 0
     for feature in spec.feature_list:
         if not feature.one_hot:
-            columns.append((place, feature.name))
-        place += feature.columns
+            columns.append((offset, feature.name))
+        offset += feature.columns
     return columns[:MOST_INPUTS]
 
 

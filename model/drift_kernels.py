@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Compiled: ADWIN (Bifet and Gavaldà 2007) over the loss and over the inputs; `drift.py` says where its numbers stand.
+"""Compiled: ADWIN (Bifet and Gavaldà 2007) over the loss and the inputs; `drift.py` gives the layout of its numbers.
 
 A detector is a matrix with a row for each size of buckets, 1, 2, 4, … values; in a row the oldest bucket comes first.
 """
@@ -19,10 +19,10 @@ def add(detector, value):
     squares, size = 0.0, 1.0
     for level in range(detector.shape[0]):
         row = detector[level]
-        place = int(row[COUNT])
-        row[SUMS + place], row[VARIANCES + place] = value, squares
+        offset = int(row[COUNT])
+        row[SUMS + offset], row[VARIANCES + offset] = value, squares
         row[COUNT] += 1.0
-        if place < BUCKETS:
+        if offset < BUCKETS:
             return
         apart = (row[SUMS] - row[SUMS + 1]) / size
         value = row[SUMS] + row[SUMS + 1]
@@ -34,9 +34,9 @@ def add(detector, value):
 @inlined
 def _drop(row, count):
     """Drop the oldest buckets of one size."""
-    for place in range(BUCKETS + 1 - count):
-        row[SUMS + place] = row[SUMS + place + count]
-        row[VARIANCES + place] = row[VARIANCES + place + count]
+    for offset in range(BUCKETS + 1 - count):
+        row[SUMS + offset] = row[SUMS + offset + count]
+        row[VARIANCES + offset] = row[VARIANCES + offset + count]
     row[COUNT] -= count
 
 
@@ -45,9 +45,9 @@ def _totals(detector):
     """Number, sum and variance of the values in the window."""
     count, total, squares, size = 0.0, 0.0, 0.0, 1.0
     for level in range(detector.shape[0]):
-        for place in range(int(detector[level, COUNT])):
-            value = detector[level, SUMS + place]
-            squares += detector[level, VARIANCES + place]
+        for offset in range(int(detector[level, COUNT])):
+            value = detector[level, SUMS + offset]
+            squares += detector[level, VARIANCES + offset]
             if count > 0.0:
                 apart = total / count - value / size
                 squares += apart * apart * count * size / (count + size)
@@ -70,9 +70,9 @@ def _best_cut(detector, confidence):
     surprise = math.log(2.0 * math.log(count) / confidence)
     older, sum_older = 0.0, 0.0
     for level in range(detector.shape[0] - 1, -1, -1):
-        for place in range(int(detector[level, COUNT])):
+        for offset in range(int(detector[level, COUNT])):
             older += 2.0**level
-            sum_older += detector[level, SUMS + place]
+            sum_older += detector[level, SUMS + offset]
             newer = count - older
             if older < LEAST_PART or newer < LEAST_PART:
                 continue
@@ -100,10 +100,10 @@ def _late_rise(detector):
     count, total, _ = _totals(detector)
     older, sum_older = 0.0, 0.0
     for level in range(detector.shape[0] - 1, -1, -1):
-        for place in range(int(detector[level, COUNT])):
+        for offset in range(int(detector[level, COUNT])):
             if 2.0 * older < count:
                 older += 2.0**level
-                sum_older += detector[level, SUMS + place]
+                sum_older += detector[level, SUMS + offset]
     newer = count - older
     return (total - sum_older) / newer - sum_older / older if newer > 0.0 and older > 0.0 else 0.0
 

@@ -148,18 +148,18 @@ def _read_features(value: Any) -> int | tuple[FeatureSpec, ...]:
         raise refuse("features", f"features is a number, or a list of 1 to {MAX_FEATURES:,} features")
     features = _FEATURE_LIST.validate_python(value)
     first: dict[str, int] = {}
-    for place, feature in enumerate(features):
-        if first.setdefault(feature.name, place) != place:
-            raise _repeated_name(place, feature.name)
+    for index, feature in enumerate(features):
+        if first.setdefault(feature.name, index) != index:
+            raise _repeated_name(index, feature.name)
     if count_columns(features) > MAX_FEATURES:
         raise refuse("features", f"the features have at most {MAX_FEATURES:,} values and tokens in a row")
     return features
 
 
-def _repeated_name(place: int, name: str) -> ValidationError:
+def _repeated_name(index: int, name: str) -> ValidationError:
     error = refuse("features", "each feature has a name of its own; this one is used earlier in the list")
     return ValidationError.from_exception_data(
-        "features", [InitErrorDetails(type=error, loc=(place, "name"), input=name)]
+        "features", [InitErrorDetails(type=error, loc=(index, "name"), input=name)]
     )
 
 

@@ -1,6 +1,6 @@
 """Rows as they come from JSON → float64.
 
-A raw row has one column for each feature: a number as it is, 0 or 1 for a boolean, the place in `values` of
+A raw row has one column for each feature: a number as it is, 0 or 1 for a boolean, the index in `values` of
 a category (`len(values)` for a value outside them), the bucket of a hashed value, NaN for what is missing. A
 feature with tokens has a column for each: bucket and weight, as `tokens` packs them, NaN where there are fewer. It
 is what the log keeps; scaling and one-hot expansion come later, in the model.
@@ -43,7 +43,7 @@ class FeatureEncoder:
         features = spec.feature_list
         self.width = spec.width
         self.names = tuple(feature.name for feature in features)
-        self._places = {name: place for place, name in enumerate(self.names)}
+        self._indices = {name: index for index, name in enumerate(self.names)}
         self._values_of = itemgetter(*self.names)
         self._readers = [_reader(feature) for feature in features]
         self._has_tokens = any(feature.tokens for feature in features)
@@ -91,7 +91,7 @@ class FeatureEncoder:
             return None
         finite = np.isfinite(block)
         if not finite.all():
-            missing = zip(*(places.tolist() for places in np.nonzero(~finite)), strict=True)
+            missing = zip(*(indices.tolist() for indices in np.nonzero(~finite)), strict=True)
             if any(lists[row][column] is not None for row, column in missing):
                 return None
         return block
@@ -115,13 +115,13 @@ class FeatureEncoder:
         if len(row) != len(self.names):
             raise RowError(index, "", f"expected {len(self.names)} features, got {len(row)}")
         return [
-            self._read_value(index, str(place), reader, value)
-            for place, (reader, value) in enumerate(zip(self._readers, row, strict=True))
+            self._read_value(index, str(column), reader, value)
+            for column, (reader, value) in enumerate(zip(self._readers, row, strict=True))
         ]
 
     def _read_object(self, index: int, row: dict[Any, Any]) -> list[Any]:
         for name in row:
-            if name not in self._places:
+            if name not in self._indices:
                 raise RowError(index, _pointer(name), f"unknown feature; known are {listed(self.names)}")
         return [
             self._read_value(index, name, reader, row.get(name))
@@ -170,9 +170,9 @@ def _key(value: Any) -> int | str:
 
 
 def _category_reader(values: Sequence[int | str]) -> Callable[[Any], float]:
-    places = {value: float(place) for place, value in enumerate(values)}
+    indices = {value: float(index) for index, value in enumerate(values)}
     unseen = float(len(values))
-    return lambda value: places.get(_key(value), unseen)
+    return lambda value: indices.get(_key(value), unseen)
 
 
 def hash_bucket(value: int | str, buckets: int) -> int:

@@ -20,14 +20,14 @@ def plan_of(spec: ModelSpec) -> NDArray[np.int64]:
     """Where each column goes, of shape (width, PLAN_COLUMNS); without rows if inputs are just the scaled columns."""
     if spec.inputs == spec.width and not any(feature.one_hot for feature in spec.feature_list):
         return np.zeros((0, PLAN_COLUMNS), np.int64)
-    plan, column, place = np.zeros((spec.width, PLAN_COLUMNS), np.int64), 0, 0
+    plan, column, offset = np.zeros((spec.width, PLAN_COLUMNS), np.int64), 0, 0
     for feature in spec.feature_list:
         rows = plan[column : column + feature.columns]
-        rows[:] = place, feature.slots if feature.one_hot else 0, -1, feature.tokens is not None
+        rows[:] = offset, feature.slots if feature.one_hot else 0, -1, feature.tokens is not None
         if feature.indicator:
-            rows[0, INDICATOR] = place + feature.slots
+            rows[0, INDICATOR] = offset + feature.slots
         column += feature.columns
-        place += feature.inputs
+        offset += feature.inputs
     plan.setflags(write=False)
     return plan
 
@@ -55,14 +55,14 @@ class Inputs:
         return inputs
 
 
-def _set_one_hot(inputs: NDArray[np.float32], values: NDArray[np.float64], place: int, slots: int) -> None:
+def _set_one_hot(inputs: NDArray[np.float32], values: NDArray[np.float64], offset: int, slots: int) -> None:
     """Set the input of each value to 1; none for a missing value."""
     rows = np.flatnonzero(~np.isnan(values))
-    inputs[rows, place + np.clip(values[rows], 0, slots - 1).astype(np.intp)] = 1.0
+    inputs[rows, offset + np.clip(values[rows], 0, slots - 1).astype(np.intp)] = 1.0
 
 
-def _add_tokens(inputs: NDArray[np.float32], values: NDArray[np.float64], place: int, slots: int) -> None:
+def _add_tokens(inputs: NDArray[np.float32], values: NDArray[np.float64], offset: int, slots: int) -> None:
     """Add the weight of each row's token to the input of its bucket; none for an absent token."""
     rows = np.flatnonzero(~np.isnan(values))
     buckets, weights = tokens.unpack(values[rows])
-    inputs[rows, place + np.minimum(buckets, slots - 1)] += weights
+    inputs[rows, offset + np.minimum(buckets, slots - 1)] += weights

@@ -33,7 +33,7 @@ from model.twin_kernels import catch_up
 
 @inlined
 def _last(state):
-    """The row of `work` where the mixture's scores stand: after the members', or the only one's own."""
+    """The row of `work` with the mixture's scores: after the members', or the only one's own."""
     return state.counters.shape[0] if state.networks.shape[0] > 1 else 0
 
 
@@ -103,7 +103,7 @@ def _learn_row(fixed, state, scratch, X, y, weights, row, predictions, losses):
 
 @inlined
 def _write_entry(entry, X, y, weight, row):
-    """Write a row as it stands in the window: columns, targets, weight."""
+    """Write a row in the window's layout: columns, targets, weight."""
     width = U(X.shape[1])
     for j in range(width):
         entry[j] = X[row, j]

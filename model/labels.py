@@ -26,7 +26,7 @@ class LabelEncoder:
         self._targets = spec.targets
         self._classes = spec.classes or ()
         self._class_type = type(self._classes[0]) if self._classes else None
-        self._places: dict[Any, float] = {label: float(place) for place, label in enumerate(self._classes)}
+        self._indices: dict[Any, float] = {label: float(index) for index, label in enumerate(self._classes)}
         self._names = [label if isinstance(label, str) else json.dumps(label) for label in self._classes]
         self._probabilistic = spec.output in ("sigmoid", "softmax")
 
@@ -46,13 +46,13 @@ class LabelEncoder:
         if type(label) is not list or len(label) != self._targets:
             given = f"{len(label)}" if type(label) is list else kind_of(label)
             raise RowError(index, "", f"a label is a list of {self._targets} numbers, got {given}")
-        return [_read_value(index, f"/{place}", value) for place, value in enumerate(label)]
+        return [_read_value(index, f"/{target}", value) for target, value in enumerate(label)]
 
     def _read_class(self, index: int, label: Any) -> float:
         if type(label) is self._class_type or (type(label) is float and self._class_type is int):
-            place = self._places.get(label)
-            if place is not None:
-                return place
+            found = self._indices.get(label)
+            if found is not None:
+                return found
         known = listed([json.dumps(known) for known in self._classes])
         raise RowError(index, "", f"unknown class; the classes are {known}")
 
@@ -75,14 +75,14 @@ class LabelEncoder:
         ]
 
     def decode_classes(self, classes: NDArray[Any], predictions: Array) -> list[dict[str, Any]]:
-        """As `decode`, for some classes only, the most likely first: their places and predictions, (n, columns)."""
+        """As `decode`, for some classes only, the most likely first: their indices and predictions, (n, columns)."""
         scores = "probabilities" if self._probabilistic else "scores"
         return [
             {
-                "label": self._classes[places[0]],
-                scores: dict(zip([self._names[place] for place in places], row, strict=True)),
+                "label": self._classes[indices[0]],
+                scores: dict(zip([self._names[index] for index in indices], row, strict=True)),
             }
-            for places, row in zip(classes.tolist(), predictions.tolist(), strict=True)
+            for indices, row in zip(classes.tolist(), predictions.tolist(), strict=True)
         ]
 
 

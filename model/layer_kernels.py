@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Compiled: one row through dense layers, batch normalisation, activations and dropout, and back.
 
-`work` holds every vector of the row; arguments like `x`, `out` or `delta` are places in it. Indices are unsigned:
+`work` holds every vector of the row; arguments like `x`, `out` or `delta` are offsets in it. Indices are unsigned:
 numba tests signed ones for being negative, which keeps loops from being vectorised.
 """
 
@@ -80,16 +80,16 @@ def add_rows(matrix, start, rows, columns, work, u, out):
 
 
 @inner
-def fill(work, place, size, value):
+def fill(work, offset, size, value):
     for i in range(size):
-        work[place + i] = value
+        work[offset + i] = value
 
 
 @inner
-def square_sum(work, place, size):
+def square_sum(work, offset, size):
     total = ZERO
     for i in range(size):
-        total += work[place + i] * work[place + i]
+        total += work[offset + i] * work[offset + i]
     return float(total)
 
 
@@ -130,10 +130,10 @@ def dense_back(layer, parameters, work, back):
 @inner
 def normalise(layer, parameters, norm, work, z):
     """Batch normalisation of z by the running statistics, in place; a single row has none of its own."""
-    units, place = U(layer[program.UNITS]), U(layer[program.NORM])
+    units, offset = U(layer[program.UNITS]), U(layer[program.NORM])
     gain, normed = U(layer[program.GAIN]), U(layer[program.NORMED])
     for i in range(units):
-        mean, variance = np.float32(norm[0, place + i]), np.float32(norm[1, place + i])
+        mean, variance = np.float32(norm[0, offset + i]), np.float32(norm[1, offset + i])
         share = (work[z + i] - mean) / math.sqrt(variance + np.float32(NORM_EPSILON))
         work[normed + i] = share
         work[z + i] = share * parameters[gain + i]
@@ -146,11 +146,11 @@ def normalise(layer, parameters, norm, work, z):
 @inner
 def normalise_back(layer, parameters, norm, work):
     """From the gradient of the normalised sums, in `delta`, to that of the sums, of gain and of shift."""
-    units, place, delta = U(layer[program.UNITS]), U(layer[program.NORM]), U(layer[program.DELTA])
+    units, offset, delta = U(layer[program.UNITS]), U(layer[program.NORM]), U(layer[program.DELTA])
     gain, normed = U(layer[program.GAIN]), U(layer[program.NORMED])
     gain_gradient, shift_gradient = U(layer[program.GAIN_GRADIENT]), U(layer[program.SHIFT_GRADIENT])
     for i in range(units):
-        variance = np.float32(norm[1, place + i])
+        variance = np.float32(norm[1, offset + i])
         work[gain_gradient + i] = work[delta + i] * work[normed + i]
         work[shift_gradient + i] = work[delta + i]
         work[delta + i] *= parameters[gain + i] / math.sqrt(variance + np.float32(NORM_EPSILON))
@@ -194,14 +194,14 @@ def normalise_units_back(layer, work):
 @inner
 def fold_norm(layer, norm, work, rate):
     """Fold the row's sums into the running mean and variance, at `rate` (exponentially weighted, West 1979)."""
-    units, place, normed = U(layer[program.UNITS]), U(layer[program.NORM]), U(layer[program.NORMED])
+    units, offset, normed = U(layer[program.UNITS]), U(layer[program.NORM]), U(layer[program.NORMED])
     for i in range(units):
-        variance = norm[1, place + i]
+        variance = norm[1, offset + i]
         delta = float(work[normed + i]) * math.sqrt(variance + NORM_EPSILON)
         delta = min(max(delta, -LARGEST_SUM), LARGEST_SUM) if delta == delta else 0.0
-        mean = norm[0, place + i] + rate * delta
-        norm[0, place + i] = min(max(mean, -LARGEST_SUM), LARGEST_SUM)
-        norm[1, place + i] = min((1.0 - rate) * (variance + rate * delta * delta), LARGEST_SUM * LARGEST_SUM)
+        mean = norm[0, offset + i] + rate * delta
+        norm[0, offset + i] = min(max(mean, -LARGEST_SUM), LARGEST_SUM)
+        norm[1, offset + i] = min((1.0 - rate) * (variance + rate * delta * delta), LARGEST_SUM * LARGEST_SUM)
 
 
 @inner

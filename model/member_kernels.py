@@ -63,7 +63,7 @@ def weighted(constants, labels, weight):
 
 @inlined
 def _scores_of(layers):
-    """Where the scores stand, where their gradient, and how many they are."""
+    """The offsets of the scores and of their gradient, and how many scores there are."""
     depth = layers.shape[0] - 1
     return (
         U(layers[depth, program.VALUE]),
@@ -107,7 +107,7 @@ def _gradient_norm(layers, work, norms, active):
 
 @inner
 def _gradient_of_row(member, active, labels, weight, position):
-    """Write the gradient of every layer's sums to `work`, where the row's forward pass stands. Returns the loss."""
+    """Write the gradient of every layer's sums to `work`, which holds the row's forward pass. Returns the loss."""
     layers, codes, work = member.layers, member.codes, member.work
     z, delta, outputs = _scores_of(layers)
     loss = loss_and_gradient(codes[program.LOSS], labels, work, z, outputs, weight, delta)
@@ -181,7 +181,7 @@ def _rehearse_together(fixed, state, scratch, member, rows, rate):
 
 @inlined
 def _learn_lesson(member, active, labels, weight, position, rate, norms, rates):
-    """A step on the row whose forward pass stands in `work`. Its loss, and what clipping did, or NO_STEP."""
+    """A step on the row whose forward pass is in `work`. Its loss, and the factor of clipping, or NO_STEP."""
     loss = _gradient_of_row(member, active, labels, weight, position)
     clip = _begin_step(member, _gradient_norm(member.layers, member.work, norms, active), rate, rates)
     if clip != NO_STEP:
@@ -202,7 +202,7 @@ def _learn_lesson(member, active, labels, weight, position, rate, norms, rates):
 
 @inlined
 def teach(fixed, state, scratch, member, weight):
-    """Learn the row whose forward pass stands in `work`, then rehearse; the twin follows. Whether it was learned."""
+    """Learn the row whose forward pass is in `work`, then rehearse; the twin follows. Whether it was learned."""
     codes, counters, step = member.codes, member.counters, _learned_rows(state.counters[0])
     rows = codes[program.REHEARSED] if state.counters[0, program.WINDOW_COUNT] > 0 else 0
     rate = _rate(member)

@@ -1,4 +1,4 @@
-"""The committee that "auto" stands for."""
+"""The committee that "auto" means."""
 
 from functools import cache
 from typing import Any

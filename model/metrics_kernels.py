@@ -58,7 +58,6 @@ BLOCK = (
     types.Array(float64, 1, "C", readonly=True),
     types.Array(boolean, 1, "C", readonly=True),
 )
-CLASS_STATE = (float64[::1], float64[:, ::1], float64[:, ::1], float64[:, :, ::1])
 VALUE_STATE = (float64[::1], float64[:, ::1], float64[:, :, ::1], float64[::1])
 
 

@@ -77,18 +77,6 @@ def new_state(spec: ModelSpec) -> NDArray[np.float64]:
     return state
 
 
-def weights_of(state: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
-    """How much each network counts in the mixture: its shares of the two, as far as they are not negative."""
-    networks = spec.networks
-    first = state[SHARES : SHARES + networks]
-    if kind_of(spec) in (MARGINS, VOTES):
-        return first.copy()
-    learned = state[SHARES + 2 * networks : SHARES + networks * (2 + columns_of(spec))]
-    second = np.maximum(learned.reshape(networks, -1).mean(axis=1), 0.0)
-    second = second / max(second.sum(), 1e-12)
-    return state[FIRST_SHARE] * first + state[SECOND_SHARE] * second
-
-
 class Mixture:
     """The mixture at one moment, for the batch path: scores of all networks become the scores of one."""
 

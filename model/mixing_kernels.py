@@ -159,10 +159,10 @@ def _error(row, labels, outputs):
 
 
 @inner
-def _share(mixing_state, place, count, total):
-    """Bring `count` weights at `place` that add up to `total` to add up to 1, and share a little of them anew."""
+def _share(mixing_state, offset, count, total):
+    """Bring `count` weights at `offset` that add up to `total` to add up to 1, and share a little of them anew."""
     for n in range(count):
-        mixing_state[place + n] = (1.0 - SHARE) * mixing_state[place + n] / total + SHARE / count
+        mixing_state[offset + n] = (1.0 - SHARE) * mixing_state[offset + n] / total + SHARE / count
 
 
 @inner

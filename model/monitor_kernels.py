@@ -7,9 +7,9 @@ from model.layer_kernels import U
 
 
 @inner
-def _average(notes, place, value, steps):
+def _average(notes, offset, value, steps):
     if abs(value) <= monitor.LARGEST_NOTE:
-        notes[place] += (value - notes[place]) / steps
+        notes[offset] += (value - notes[offset]) / steps
     else:
         notes[monitor.OVERFLOW] = 1.0
 
@@ -42,8 +42,8 @@ def note_gradients(notes, norms, layers, clipped):
     steps = min(notes[monitor.NOTED], monitor.LONG_STEPS)
     _average(notes, monitor.CLIPPED, 1.0 if clipped else 0.0, steps)
     for number in range(layers):
-        place = monitor.TOTALS + monitor.LAYER_COLUMNS * number + monitor.GRADIENT
-        _average(notes, place, norms[number], steps)
+        offset = monitor.TOTALS + monitor.LAYER_COLUMNS * number + monitor.GRADIENT
+        _average(notes, offset, norms[number], steps)
 
 
 @inner
@@ -60,9 +60,9 @@ def note_values(notes, layers, work, step, samples):
             total += x
             squares += x * x
             notes[active + i] = step if x > 0.0 else notes[active + i]
-        place = monitor.TOTALS + monitor.LAYER_COLUMNS * number
-        _average(notes, place + monitor.VALUE_MEAN, total / units, steps)
-        _average(notes, place + monitor.VALUE_SQUARES, squares / units, steps)
+        offset = monitor.TOTALS + monitor.LAYER_COLUMNS * number
+        _average(notes, offset + monitor.VALUE_MEAN, total / units, steps)
+        _average(notes, offset + monitor.VALUE_SQUARES, squares / units, steps)
 
 
 @inner

@@ -256,7 +256,7 @@ class OnlineModel:
             self._arrays["counters"][0, places] = other._arrays["counters"][0, places]
 
     def _parameters_as(self, spec: ModelSpec) -> Vector:
-        """All networks' parameters, worked out, as they stand in a model of `spec`: its first layer may be sparse."""
+        """All networks' parameters, brought up to date, in the layout of `spec`, whose first layer may be sparse."""
         parameters = worked_out(self.spec, self._arrays)
         if spec.sparse == self.spec.sparse:
             return parameters

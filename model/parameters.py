@@ -61,7 +61,7 @@ class Layout:
 
 @lru_cache(maxsize=256)
 def layout_of(spec: ModelSpec, number: int = 0) -> Layout:
-    """The layout of member `number`: all stand alike, but not all have layer normalisation."""
+    """The layout of member `number`: the same for all but for layer normalisation, which not all have."""
     normed = spec.members[number].layer_norm
     hidden = [
         (layer.units, layer.activation, layer.dropout, layer.batch_norm, _has_layer_norm(layer, normed))

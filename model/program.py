@@ -43,9 +43,9 @@ CLASS_WEIGHTS = 17
 
 # `counters` of each member: observations taken, steps made since the optimizer started, observations skipped, values
 # in batch normalisation's statistics, steps made since the schedule started; then rows in its twin's average, its
-# restarts, and the step of the newest. The model's own stand with the first member: observations taken and skipped,
-# rows in the window and the place of the next, rows since the last look for drift, events so far, and how many rows
-# are learned when inputs may cause an event again.
+# restarts, and the step of the newest. The first member's row also holds the model's own: observations taken and
+# skipped, rows in the window and the index of the next, rows since the last look for drift, events so far, and how
+# many rows are learned when inputs may cause an event again.
 STEP, UPDATES, SKIPPED, NORM_COUNT, SCHEDULED, AVERAGED, RESTARTS, RESTARTED = range(8)
 WINDOW_COUNT, WINDOW_NEXT, LOOK_COUNT, EVENTS, QUIET_UNTIL = range(8, 13)
 COUNTERS = 13
@@ -99,7 +99,7 @@ class State(NamedTuple):
 class Scratch(NamedTuple):
     """The loop's own memory.
 
-    `work` has a row for each member, and one for the twins and the mixture. `entry` is a row as it stands in the
+    `work` has a row for each member, and one for the twins and the mixture. `entry` is a row in the layout of the
     window. Of `active`, `labels` and `scaled` the first row is for the row learned, the second for rows rehearsed.
     """
 
@@ -178,7 +178,7 @@ def scratch_of(spec: ModelSpec) -> Scratch:
 
 
 def _layers_of(spec: ModelSpec, number: int) -> tuple[NDArray[np.int64], int]:
-    """The table of a member's layers, and the size of `work`. The last row only says where the scores stand."""
+    """The table of a member's layers, and the size of `work`. The last row only holds the offset of the scores."""
     layout = layout_of(spec, number)
     table = np.full((len(layout.layers) + 1, LAYER_COLUMNS), -1, np.int64)
     # work[0] is the constant 1, which the biases are multiplied by.
@@ -230,7 +230,7 @@ def seed_of(spec: ModelSpec, number: int) -> int:
 
 
 def twins_of(spec: ModelSpec) -> list[int]:
-    """The number of each member's twin among the networks, which stand after the members; −1: it has none."""
+    """The number of each member's twin among the networks, which come after the members; −1: it has none."""
     twins, place = [], len(spec.members)
     for member in spec.members:
         twins.append(place if member.average else -1)

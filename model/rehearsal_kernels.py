@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Compiled: which rows are rehearsed, and the mean gradient of several.
 
-The gradient stands in a vector after the constant 1, which has the first 16 places: in the order of the parameters;
-of a sparse first layer only the rows of weights that `merged` lists.
+The gradient is kept in a vector behind the constant 1, which takes the first 16 elements: in the order of the
+parameters; of a sparse first layer only the rows of weights that `merged` lists.
 """
 
 import math
@@ -33,9 +33,9 @@ def begin_gradient(layers, gradient, merged, size):
     layer = layers[0]
     start = U(16)
     if layer[program.SPARSE] > 0:
-        places = merged.shape[0] - layer[program.INPUTS]
+        slots = merged.shape[0] - layer[program.INPUTS]
         for i in range(merged[0]):
-            merged[places + merged[1 + i]] = -1
+            merged[slots + merged[1 + i]] = -1
         merged[0] = 0
         start = U(gradient.shape[0] - size + layer[program.INPUTS] * layer[program.UNITS])
     for i in range(start, U(gradient.shape[0])):
@@ -43,17 +43,17 @@ def begin_gradient(layers, gradient, merged, size):
 
 
 @inner
-def _place_of(layer, gradient, merged, row):
-    """Where the gradient of a row of a sparse layer's weights stands; a new row is 0 at first."""
-    places, units = merged.shape[0] - layer[program.INPUTS], U(layer[program.UNITS])
-    place = merged[places + row]
-    if place < 0:
-        place = merged[0]
-        merged[places + row], merged[1 + place] = place, row
+def _offset_of(layer, gradient, merged, row):
+    """The offset of the gradient of a row of a sparse layer's weights; a new row is 0 at first."""
+    slots, units = merged.shape[0] - layer[program.INPUTS], U(layer[program.UNITS])
+    slot = merged[slots + row]
+    if slot < 0:
+        slot = merged[0]
+        merged[slots + row], merged[1 + slot] = slot, row
         merged[0] += 1
         for i in range(units):
-            gradient[U(16) + U(place) * units + i] = np.float32(0)
-    return U(16) + U(place) * units
+            gradient[U(16) + U(slot) * units + i] = np.float32(0)
+    return U(16) + U(slot) * units
 
 
 @inner
@@ -76,7 +76,7 @@ def accumulate(layers, work, gradient, active, merged, size):
             for r in range(rows):
                 a = start + r * columns
                 if sparse:
-                    a = _place_of(layer, gradient, merged, active[1 + int(r)])
+                    a = _offset_of(layer, gradient, merged, active[1 + int(r)])
                 x = work[u + r]
                 for i in range(columns):
                     gradient[a + i] += x * work[v + i]

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Compiled: prediction, loss and its gradient for one row of scores. Formulas as in `losses.py`.
 
-Scores stand in `work` at place z, float32; all else is float64.
+Scores are in `work` at offset z, float32; all else is float64.
 """
 
 import math
@@ -67,7 +67,7 @@ def _softmax(work, z, outputs, shares):
 
 @inner
 def predict(codes, targets, work, z, outputs, prediction):
-    """Write the prediction (outputs,) that the scores at z stand for; `targets` is the state of their scaling."""
+    """Write the prediction (outputs,) that the scores at z mean; `targets` is the state of their scaling."""
     kind = codes[program.OUTPUT]
     if kind == SIGMOID:
         prediction[0] = _sigmoid(float(work[z]))

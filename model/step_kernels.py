@@ -204,7 +204,7 @@ def _step(codes, w, slots, start, rows, columns, work, u, v, rates, decay, l1):
         _adam(w, slots, start, rows, columns, work, u, v, rates, decay, l1)
 
 
-# The parts of a layer that a step changes: where their parameters stand, and the gradient of each.
+# The parts of a layer that a step changes: the offset of their parameters, and of the gradient of each.
 PARTS = ((WEIGHT, DELTA), (BIAS, DELTA), (GAIN, GAIN_GRADIENT), (SHIFT, SHIFT_GRADIENT))
 
 
@@ -273,7 +273,7 @@ def _step_vector(weights, codes, constants, parameters, slots, start, rows, colu
 
 @inner
 def step_together(layers, codes, constants, parameters, slots, gradient, merged, stepped, rates, t):
-    """Step t on all parameters, from their gradient, which stands as `rehearsal_kernels.py` says."""
+    """Step t on all parameters, from their gradient, laid out as `rehearsal_kernels.py` says."""
     layer, outer = layers[0], layers[layers.shape[0] - 2]
     size, weights = U(parameters.shape[0]), U(outer[WEIGHT] + outer[program.INPUTS] * outer[program.UNITS])
     offset, units = U(gradient.shape[0]) - size, U(layer[program.UNITS])

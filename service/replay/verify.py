@@ -9,7 +9,7 @@ from service.errors import NotFound, StoreError
 from service.replay.applying import apply_entry
 from service.replay.states import State, newest_state
 from service.store.connection import Link
-from service.store.entries import LogId, follows
+from service.store.entries import LogId
 from service.store.model_store import ModelStore
 
 LINK_SECONDS = 30.0  # for states of large models
@@ -72,8 +72,7 @@ def _states(store: ModelStore, created_by: bytes) -> Iterator[State]:
 def _within_log(store: ModelStore, states: list[State]) -> list[State]:
     """The states after which the log has not been trimmed, and the newest in any case."""
     for index, state in enumerate(states[:-1]):
-        first = store.log.read(state.log_id, 1)
-        if first and follows(state.log_id, first[0]):
+        if store.log.goes_on_from(state.log_id):
             return states[index:]
     return states[-1:]
 

@@ -92,6 +92,11 @@ class Log(ModelPart):
         if to is not None and after < to and to != (after.position, LAST_COMMAND):
             raise LogGap(f"the log has nothing between {after} and {to}")
 
+    def goes_on_from(self, log_id: LogId) -> bool:
+        """Whether nothing after a log id was trimmed."""
+        entries = self.read(log_id, 1)
+        return not entries or follows(log_id, entries[0])
+
     def token_at(self, log_id: LogId) -> bytes | None:
         """The token of the entry with this log id; None if there is none."""
         answer = self.link.call("XRANGE", keys.log(self.name), str(log_id), str(log_id))

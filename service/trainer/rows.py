@@ -23,7 +23,7 @@ def base_before(store: ModelStore, created_by: bytes, position: int, head: int) 
     known = sorted({START, newest.log_id, *checkpoints})
     known = [log_id for log_id in known if oldest <= log_id.position <= head]
     before = [log_id for log_id in known if log_id.position <= position]
-    for log_id in [*reversed(before), *known[len(before) :]]:
+    for log_id in filter(store.log.goes_on_from, [*reversed(before), *known[len(before) :]]):
         if log_id == newest.log_id:
             return newest
         if log_id == START:

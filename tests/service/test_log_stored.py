@@ -97,6 +97,21 @@ def test_the_log_keeps_what_a_promotion_that_is_to_come_needs(stored: Stored) ->
     assert positions(stored)[0] == 8
 
 
+def test_a_trim_that_takes_a_command_leaves_a_gap_that_a_reader_behind_it_notices(stored: Stored):
+    term = stored.lead()
+    stored.append()
+    for rate in (0.1, 0.2):
+        stored.command(do="set", learning_rate=rate)
+    for _ in range(4):
+        stored.append()
+    for below in range(1, 6):
+        stored.snapshot(stored.fence(term, LogId(5, 0)), keep=Keep(below, keep_bytes=10**6, blobs=10))
+        assert positions(stored)[-1] == 5
+        for behind in (LogId(1, 0), LogId(1, 1)):
+            missed = below > 2 or (below == 2 and behind == LogId(1, 0))
+            assert stored.store.log.goes_on_from(behind) == (not missed), (below, behind)
+
+
 def apply(led: LedModel, entries: list[Entry]) -> None:
     """Let a learner's model apply entries as they are read."""
     led.read(entries, 0.0)

@@ -46,5 +46,11 @@ redis.call('HSET', snapshot, 'generation', generation, 'term', term, 'log_id', l
 for age, blob in ipairs(passed) do
   if age > tonumber(kept_blobs) or parse_id(blob.command) < trim then redis.call('HDEL', blobs, blob.field) end
 end
-redis.call('XTRIM', log, 'MINID', string.format('%.0f', trim) .. '-0')
+
+-- A command's id shows what came before it, but the id of the block after it does not show the command. So a command
+-- goes only together with that block: a reader that is behind then notices the gap.
+local oldest = string.format('%.0f', trim) .. '-0'
+local before = trim > 0 and redis.call('XREVRANGE', log, '(' .. oldest, '-', 'COUNT', 1)[1]
+if before and not string.find(before[1], '-0$') then oldest = before[1] end
+redis.call('XTRIM', log, 'MINID', oldest)
 return 'kept'

@@ -138,6 +138,7 @@ class Truth:
             if command.sent_at < deleted_at:
                 what = f"{name} was deleted at {deleted_at - 1000:.3f} s and is back at {world().since_start:.3f} s"
                 self._tell("what was deleted never comes back", what)
+            self._read(name, command)  # another model from now on, though nothing was appended yet
 
     def _published(self, channel: bytes, payload: bytes, learner: Process) -> None:
         from service.store import messages

@@ -93,6 +93,10 @@ class Schedules(ModelPart):
         """Note the schedule (JSON; "": none) that a model was PUT with: a repetition of the PUT is known by it."""
         self.link.run(scripts.SCHEDULE_PUT, [keys.meta(self.name)], [self.generation, text])
 
+    def last_put(self) -> str:
+        """The schedule (JSON; "": none) that the model was PUT with last."""
+        return str((self.link.call("HGET", keys.meta(self.name), "retrain") or b"").decode())
+
     def note_best(self, seen: StoredSchedule, loss: float) -> None:
         """Note the best fading loss since the last firing of a schedule that was seen."""
         keys_of_model = [keys.meta(self.name), keys.schedule(self.name)]

@@ -140,16 +140,23 @@ def _rebuild(
     put = "" if schedule is None else schedule.model_dump_json()
     job = _rebuild_under_way(served, spec)
     if job is not None:
+        if put != served.store.schedule.last_put():  # no repetition: only the schedule is another one
+            _set_schedule(context, served, wanted, put)
         return retrain.accepted(job)
     if _spec_in_force(served) == spec:  # only the schedule is another one, or the rebuild has just been done
-        if wanted is not None:
-            order(context, served, None, idempotency_key(), schedule=wanted)
-        served.store.schedule.note_put(put)
+        _set_schedule(context, served, wanted, put)
         return answer(_described(context, served))
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
     return retrain.start(served, asked, idempotency_key(), raw, wanted, put)
+
+
+def _set_schedule(context: Web, served: ServedModel, wanted: NewSchedule | None, put: str) -> None:
+    """Set the schedule of a PUT, if it is another one, and note it."""
+    if wanted is not None:
+        order(context, served, None, idempotency_key(), schedule=wanted)
+    served.store.schedule.note_put(put)
 
 
 def _spec_in_force(served: ServedModel) -> ModelSpec:

@@ -14,6 +14,7 @@ from river.datasets import synth
 Rows = Iterable[tuple[dict[Any, Any], Any]]
 
 WINDOW_OF_DRIFT = 500  # rows from one concept to the next
+ABRUPT = 50  # River overflows below 29
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ STREAMS = {
         lambda: _drifting(
             synth.Agrawal(classification_function=0, perturbation=0.05, seed=1),
             synth.Agrawal(classification_function=4, perturbation=0.05, seed=2),
-            width=50,
+            width=ABRUPT,
         ),
         5000,
     ),
@@ -61,7 +62,7 @@ STREAMS = {
         lambda: _drifting(
             synth.Sine(classification_function=0, seed=1),
             synth.Sine(classification_function=1, seed=1),
-            width=50,
+            width=ABRUPT,
         ),
         5000,
     ),
@@ -128,7 +129,9 @@ STREAMS = {
         "held out",
         "binary",
         lambda: _drifting(
-            synth.SEA(variant=1, noise=0.1, seed=7), synth.SEA(variant=3, noise=0.1, seed=8), width=20
+            synth.SEA(variant=1, noise=0.1, seed=7),
+            synth.SEA(variant=3, noise=0.1, seed=8),
+            width=ABRUPT,
         ),
         5000,
     ),
@@ -138,7 +141,7 @@ STREAMS = {
         lambda: _drifting(
             synth.Sine(classification_function=0, seed=7),
             synth.Sine(classification_function=3, seed=7),
-            width=20,
+            width=ABRUPT,
         ),
         5000,
     ),

@@ -50,12 +50,21 @@ class Web:
         """
         served = self.replicas.get(name)
         if served is None:
-            if not self.replicas.ready:
-                raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
+            self.check_ready()
             served = self.replicas.add(name)  # it may have been created just now
-        if served.floor is not None:
-            raise Unavailable(f"this process has not caught up with model {name} yet", retry_after=1)
-        return served
+        return caught_up(served)
+
+    def check_ready(self) -> None:
+        """Raise Unavailable unless this process has read the models from Redis."""
+        if not self.replicas.ready:
+            raise Unavailable("this process has not read the models from Redis yet", retry_after=1)
+
+
+def caught_up(served: ServedModel) -> ServedModel:
+    """The model. Raises Unavailable if other processes may have served it later than this one can yet."""
+    if served.floor is not None:
+        raise Unavailable(f"this process has not caught up with model {served.name} yet", retry_after=1)
+    return served
 
 
 def web() -> Web:

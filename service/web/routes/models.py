@@ -26,7 +26,7 @@ from service.store.models import Room
 from service.web import loop
 from service.web.access import may_see
 from service.web.commands import order
-from service.web.context import Web, answer, idempotency_key, json_body, web
+from service.web.context import Web, answer, caught_up, idempotency_key, json_body, web
 from service.web.protocols.tensorflow_serving import version_status
 from service.web.replicas.replica import ServedModel, missing
 from service.web.routes import retrain
@@ -74,6 +74,8 @@ def create(name: str) -> Response:
         room,
     )
     served = context.replicas.add(name)
+    if outcome != "created":
+        caught_up(served)
     if outcome == "different":
         if request.args.get("rebuild") == "true":
             models.resize(link, name, spec.parameter_count, room)
@@ -183,6 +185,7 @@ def _rebuild_under_way(served: ServedModel, spec: ModelSpec) -> Job | None:
 def list_models() -> Response:
     """All models."""
     context = web()
+    context.check_ready()
     return answer(
         {"models": [_summary(context, served) for served in context.replicas.all() if may_see(served.name)]}
     )

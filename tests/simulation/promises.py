@@ -199,7 +199,12 @@ class Oracle:
             self._judge_position(fate, books)
 
     def _is_left(self, fate: Fate, books: list[Book]) -> bool:
-        """Whether an observation stands anywhere; where a deletion was told, in the log of a model that is there."""
+        """Whether a log holds an observation; where a deletion was told, the log of the model that is there now.
+
+        An older Redis brings back what was deleted since.
+        """
+        if fate.gone and self.truth.older_at:
+            return False
         current = self.truth.book(fate.model)
         return any(book.where(fate.number) for book in books if book is current or not fate.gone)
 

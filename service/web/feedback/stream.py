@@ -264,7 +264,7 @@ class StreamUpload:
         if not done.appended + done.duplicates:
             raise Invalid.at("", "the stream is empty")
         timeout = 0 if self._served.is_late else self._context.settings.apply_timeout
-        applied = self._served.wait_for(self._position, timeout, self._timeline)
+        applied = self.results.are_applied(self._position, timeout, self._timeline)
         self._keep_done()
         learned = self.results.learned
         body = summary(

@@ -49,6 +49,7 @@ class StreamResults:
         self._served = served
         self._options = options
         self._sent: deque[Sent] = deque()  # in order
+        self._proven = 0  # a position up to which all is applied, as a result tells
         self.learned, self.loss = 0, 0.0  # observations whose result is known, and the sum of their losses
 
     def add(self, sent: Sent) -> None:
@@ -61,7 +62,7 @@ class StreamResults:
         while self._sent:
             sent = self._sent[0]
             if sent.waiter is None:
-                sent.outcome.applied = self._served.wait_for(sent.outcome.position, 0, sent.outcome.timeline)
+                sent.outcome.applied = self.are_applied(sent.outcome.position, 0.0, sent.outcome.timeline)
             else:
                 must_wait = wait or len(self._sent) > AHEAD[self._options.results]
                 timeout = max(0.0, deadline - time.monotonic()) if must_wait else 0.0
@@ -76,10 +77,20 @@ class StreamResults:
             elif self._options.results == "blocks":
                 yield [self._of_block(sent)]
 
+    def are_applied(self, position: int, timeout: float, timeline: int) -> bool:
+        """Whether a learner has applied the log up to a position, in a timeline or a later one; waits for it."""
+        deadline = time.monotonic() + timeout
+        if not self._served.wait_for(position, timeout, timeline):
+            return False
+        return self._proven >= position or self._context.feedback.is_published(
+            self._served, position, deadline
+        )
+
     def _count(self, outcome: Outcome) -> None:
         """Count a part whose result has come, or is waited for no longer."""
         count_losses(outcome.result)
         if outcome.result is not None:
+            self._proven = outcome.position
             learned = ~outcome.result.skipped
             self.learned += int(learned.sum())
             self.loss += float(outcome.result.losses[learned].sum())

@@ -34,6 +34,7 @@ from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter, Waiting
 
 GROUPED_BYTES = 32 * 1024  # of features: a larger append goes by itself, and holds up no small ones
+PUBLISHED_PAUSE = 0.05  # seconds from one look whether a position is published to the next
 RESULT_LATE = 0.05  # seconds that a result may come after the model's version that has learned it
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 
@@ -154,9 +155,30 @@ class Feedback:
 
         So a client with the answer finds the observations in what this process answers next.
         """
+        deadline = time.monotonic() + timeout
         outcome.applied = served.wait_for(outcome.position, timeout, outcome.timeline)
-        if outcome.applied and outcome.rows and not served.is_late:
+        if not outcome.applied or not outcome.rows:
+            return
+        if not served.is_late:
             outcome.result = waiter.wait(RESULT_LATE)
+        if outcome.result is None:
+            outcome.applied = self.is_published(served, outcome.position, deadline)
+
+    def is_published(self, served: ServedModel, position: int, deadline: float = 0.0) -> bool:
+        """Whether Redis tells, until a monotonic time, that a learner has published a position.
+
+        What this process serves does not prove it where no result came: it may be from before Redis came back older.
+        """
+        while True:
+            try:
+                found = served.store.describe()
+            except StoreError:
+                return False
+            if found is not None and found[1].published.position >= position:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(PUBLISHED_PAUSE)
 
     def keep_answer(self, served: ServedModel, key: str, answer: bytes) -> None:
         """Keep the answer to the request with this key, for its repetitions. Best effort."""
@@ -171,6 +193,7 @@ class Feedback:
         first = BlockRecord.parse(kept.record)
         if first.digest != digest:
             raise KeyUsed
+        deadline = time.monotonic() + timeout
         applied = served.wait_for(kept.position, timeout)
         appended, answer = rows - first.duplicates, kept.answer
         for _ in range(ANSWER_LOOKS if applied and appended else 0):
@@ -178,6 +201,8 @@ class Feedback:
                 break
             time.sleep(ANSWER_PAUSE)  # the first request may be about to keep it
             answer = served.store.kept.answer(key) or b""
+        if applied and appended and not answer:
+            applied = self.is_published(served, kept.position, deadline)
         return Repetition(kept.position, appended, first.duplicates, applied, answer or None)
 
     def append(

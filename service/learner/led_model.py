@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from model import Learned, ModelSpec, OnlineModel
 from service import failpoints
 from service.counters import PUBLICATIONS, SNAPSHOTS
-from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, TermLost, WrongGeneration
+from service.errors import CommandRefused, LogGap, StoreFull, StoreUnavailable, WrongGeneration
 from service.learner.events import Events
 from service.learner.log_sizes import LogSizes
 from service.learner.saving import Saver, Saving
@@ -270,32 +270,25 @@ class LedModel(OfModel):
         self.snapshot_at = -math.inf  # so that what was commanded can be read from the snapshot at once
 
     def _refuse(self, entry: Entry, error: CommandRefused) -> None:
-        """Record that a command cannot be carried out, and go on without it. Raises StoreUnavailable."""
+        """Record that a command cannot be carried out, and go on without it.
+
+        Raises StoreUnavailable; TermLost: then nothing that rests on the refusal is published.
+        """
         assert entry.command is not None
         refusal = Refusal(
             str(entry.log_id), entry.command["do"], str(error), time.time(), entry.token.decode()
         )
-        with self._noticing_loss():
-            self.store.refusals.record(self._fence(entry.log_id, entry.token), refusal)
-            log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
+        self.store.refusals.record(self._fence(entry.log_id, entry.token), refusal)
+        log.error("a command was refused", model=self.name, log_id=str(entry.log_id), why=str(error))
         self.snapshot_at = -math.inf  # whoever waits for the command is answered at once
 
     def _note_rebuild(self, entry: Entry, spec: ModelSpec) -> None:
         self.rebuilt = True
-        with self._noticing_loss():
-            self.store.leadership.note_rebuild(self._fence(entry.log_id, entry.token), spec.model_dump_json())
+        self.store.leadership.note_rebuild(self._fence(entry.log_id, entry.token), spec.model_dump_json())
 
     def _fence(self, log_id: LogId, token: bytes | None) -> Fence:
         """What is shown with a write that is about the entry at a log id."""
         return Fence(self.term, self.timeline, log_id, token)
-
-    @contextmanager
-    def _noticing_loss(self) -> Iterator[None]:
-        """Note that another learner leads, should a write be refused for that."""
-        try:
-            yield
-        except TermLost:
-            self.lost = True
 
     def deal_with_events(self) -> None:
         """Log drifts, and start the retraining that one asks for. Raises StoreError."""

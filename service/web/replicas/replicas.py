@@ -98,14 +98,13 @@ class Replicas:
 
         Raises NotFound, StoreUnavailable; Unavailable for a model that cannot be loaded.
         """
-        link = self._link
+        link, known = self._link, self._served.get(name)
         found = models.describe(link, [name])[name]
         if found is None:
             raise NotFound(f"there is no model {name!r}")
         meta, lead = found
-        served = self._served.get(name)
-        if served is not None and served.generation == meta.generation:
-            return served
+        if known is not None and known.generation == meta.generation:
+            return known
         try:
             served = load(ModelStore(link, name, meta.generation), meta, lead)
         except StoreUnavailable:
@@ -114,9 +113,8 @@ class Replicas:
             trouble = f"{type(error).__name__}: {error}"
             self._note(name, trouble, "unreadable")
             raise Unavailable(f"model {name} cannot be loaded: {trouble}", retry_after=10) from error
-        known = self._served.get(name)  # somebody else may have loaded it meanwhile
-        if known is not None and known.generation == meta.generation:
-            return known
+        if self._served.get(name) is not known:
+            return self.add(name)  # somebody else loaded one meanwhile, perhaps a newer one
         if self.ready:
             served.floor = None
         if known is not None:
@@ -128,13 +126,14 @@ class Replicas:
         """The model of this name if Redis has lost it."""
         return self._served.get(name) if name in self._lost else None
 
-    def forget(self, name: str) -> None:
-        """Serve a model no longer: it was deleted."""
-        served = self._served.pop(name, None)
+    def forget(self, name: str, served: ServedModel | None) -> None:
+        """Serve a model no longer: it was deleted. A newer one of its name, made meanwhile, stays."""
+        if self._served.get(name) is served:
+            self._served.pop(name, None)
+            self.troubles.pop(name, None)
+            self._lost.discard(name)
         if served is not None:
             served.end()
-        self.troubles.pop(name, None)
-        self._lost.discard(name)
 
     # -- listening -------------------------------------------------------------------------------------------
 
@@ -345,7 +344,7 @@ class Replicas:
         if found is not None and found[0].generation == served.generation:
             return  # it is being created
         if store.was_deleted():
-            self.forget(served.name)
+            self.forget(served.name, served)
         else:
             self._lost.add(served.name)
             self._note(served.name, "Redis has lost this model: it came back empty or older", "lost")

@@ -203,9 +203,9 @@ def delete(name: str) -> Response:
     """Delete a model with everything that belongs to it."""
     context = web()
     link = context.link
-    lost = context.replicas.lost(name)
+    served, lost = context.replicas.get(name), context.replicas.lost(name)
     deleted = models.delete(link, name, None if lost is None else lost.generation)
-    context.replicas.forget(name)
+    context.replicas.forget(name, served)
     if not deleted:
         raise NotFound(f"there is no model {name!r}")
     return Response(status=HTTPStatus.NO_CONTENT)

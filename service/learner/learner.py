@@ -348,15 +348,19 @@ class Learner:
                     self._drop(led, self._why_gone(led))
                 elif found[1].term != led.term:
                     self._lose(led)
-                elif led.token is not None and led.store.log.token_at(led.log_id) != led.token:
+                elif self._is_older(led, found[0]):
                     self._reload(led, "after a reconnect the log is not the one that was applied")
                 else:
-                    led.timeline = found[
-                        0
-                    ].timeline  # the answer to a new timeline's start may have been lost
+                    led.timeline = found[0].timeline  # the answer to a new one's start may have been lost
                     led.republish = True
         self._connected = True
         log.info("Redis is back")
+
+    def _is_older(self, led: LedModel, meta: models.Meta) -> bool:
+        """Whether Redis does not hold what this learner has applied, or the timeline that it has started."""
+        if meta.timeline < led.timeline:
+            return True
+        return led.token is not None and led.store.log.token_at(led.log_id) != led.token
 
     def _reload(self, led: LedModel, why: str) -> None:
         """Start a new timeline from the snapshot: Redis does not hold what was applied. Raises TermLost, StoreError."""

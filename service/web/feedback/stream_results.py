@@ -82,7 +82,7 @@ class StreamResults:
         deadline = time.monotonic() + timeout
         if not self._served.wait_for(position, timeout, timeline):
             return False
-        return self._proven >= position or self._context.feedback.is_published(
+        return self._proven >= position or self._context.feedback.is_of_this_log(
             self._served, position, deadline
         )
 

@@ -34,7 +34,7 @@ from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter, Waiting
 
 GROUPED_BYTES = 32 * 1024  # of features: a larger append goes by itself, and holds up no small ones
-PUBLISHED_PAUSE = 0.05  # seconds from one look whether a position is published to the next
+LOOK_PAUSE = 0.05  # seconds from one look for a version of the log as it is to the next
 RESULT_LATE = 0.05  # seconds that a result may come after the model's version that has learned it
 ANSWER_LOOKS, ANSWER_PAUSE = 5, 0.02  # a repetition looks for the first answer this often, seconds between
 
@@ -162,23 +162,26 @@ class Feedback:
         if not served.is_late:
             outcome.result = waiter.wait(RESULT_LATE)
         if outcome.result is None:
-            outcome.applied = self.is_published(served, outcome.position, deadline)
+            outcome.applied = self.is_of_this_log(served, outcome.position, deadline)
 
-    def is_published(self, served: ServedModel, position: int, deadline: float = 0.0) -> bool:
-        """Whether Redis tells, until a monotonic time, that a learner has published a position.
+    def is_of_this_log(self, served: ServedModel, position: int, deadline: float) -> bool:
+        """Whether a version that has reached a position is of the log as it is; looks until a monotonic time.
 
-        What this process serves does not prove it where no result came: it may be from before Redis came back older.
+        Where no result came, a version does not prove by its position that an entry was applied: it may be from before
+        Redis came back older.
         """
         while True:
+            version = served.version
             try:
-                found = served.store.describe()
+                if version.step >= position and version.token:
+                    there = served.store.log.token_at(version.log_id)
+                    if there == version.token:
+                        return True
             except StoreError:
                 return False
-            if found is not None and found[1].published.position >= position:
-                return True
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(PUBLISHED_PAUSE)
+            time.sleep(LOOK_PAUSE)
 
     def keep_answer(self, served: ServedModel, key: str, answer: bytes) -> None:
         """Keep the answer to the request with this key, for its repetitions. Best effort."""
@@ -202,7 +205,7 @@ class Feedback:
             time.sleep(ANSWER_PAUSE)  # the first request may be about to keep it
             answer = served.store.kept.answer(key) or b""
         if applied and appended and not answer:
-            applied = self.is_published(served, kept.position, deadline)
+            applied = self.is_of_this_log(served, kept.position, deadline)
         return Repetition(kept.position, appended, first.duplicates, applied, answer or None)
 
     def append(

@@ -115,7 +115,15 @@ class LeaderHeartbeat(threading.Thread):
 
     def _beat(self, leds: list["LedModel"]) -> None:
         held = [
-            leadership.Held(led.name, led.generation, led.term, led.timeline, led.published, led.sizes.newest)
+            leadership.Held(
+                led.name,
+                led.generation,
+                led.term,
+                led.timeline,
+                led.published,
+                led.sizes.newest,
+                led.is_caught_up,
+            )
             for led in leds
         ]
         for led, answer in zip(leds, leadership.beat(self._link, held), strict=True):

@@ -281,7 +281,7 @@ class Learner:
             return
         failpoints.reach("after-step")
         self._send_with_weights(led, commands)
-        if led.position_id >= led.silent_until:
+        if led.is_caught_up:
             self._bench.leave(led.name)
 
     def _send_with_weights(self, led: LedModel, commands: list[tuple[object, ...]]) -> None:

@@ -324,11 +324,15 @@ class LedModel(OfModel):
 
     # -- publishing and keeping ------------------------------------------------------------------------------
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all is applied that others can have published before this learner led."""
+        return self.position_id >= self.silent_until
+
     def publication_due_at(self) -> float | None:
         """The monotonic time from which a publication is due; None if nothing is new."""
-        if self.position_id < self.silent_until or (
-            self.published == self.position_id and not self.republish
-        ):
+        is_new = self.published != self.position_id or self.republish
+        if not is_new or not self.is_caught_up:
             return None
         return self.published_at + max(
             self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost.seconds

@@ -74,6 +74,7 @@ class Held:
     timeline: int
     published: LogId
     size: int = 0  # bytes that the log took up to what is applied
+    caught_up: bool = True  # it has applied all that others can have published before it led
 
 
 def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError]:
@@ -87,7 +88,14 @@ def beat(link: Link, held: Sequence[Held]) -> list[tuple[bool, int] | StoreError
         [
             (
                 [keys.meta(lead.name), keys.lease(lead.name)],
-                [lead.generation, lead.term, lead.timeline, str(lead.published), lead.size],
+                [
+                    lead.generation,
+                    lead.term,
+                    lead.timeline,
+                    str(lead.published),
+                    lead.size,
+                    int(lead.caught_up),
+                ],
             )
             for lead in held
         ],

@@ -40,6 +40,7 @@ class Lead:
     """Who leads a model: the term, its heartbeat counter, and the log id that was published last.
 
     `holder` is the process that leads, see service.processes; `failure` why no learner can lead the model, or "".
+    `caught_up` says that nobody has ever published more than `published` tells.
     """
 
     term: int
@@ -47,6 +48,7 @@ class Lead:
     published: LogId
     holder: str = ""
     failure: str = ""
+    caught_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,9 @@ def describe(link: Link, wanted: list[str]) -> dict[str, tuple[Meta, Lead] | Non
     commands: list[tuple[object, ...]] = []
     for name in wanted:
         commands.append(("HMGET", keys.meta(name), *_META))
-        commands.append(("HMGET", keys.lease(name), "term", "counter", "published", "holder", "failure"))
+        commands.append(
+            ("HMGET", keys.lease(name), "term", "counter", "published", "holder", "failure", "caught_up")
+        )
     answers = link.call_many(commands) if commands else []
     return {
         name: None if meta[0] is None else (_meta(meta), _lead(lead))
@@ -168,11 +172,12 @@ def _meta(values: list[bytes]) -> Meta:
 
 
 def _lead(values: list[bytes | None]) -> Lead:
-    term, counter, published, holder, failure = values
+    term, counter, published, holder, failure, caught_up = values
     return Lead(
         int(term or 0),
         int(counter or 0),
         LogId.parse(published or b"0-0"),
         (holder or b"").decode(),
         (failure or b"").decode(),
+        caught_up is not None and caught_up == term,
     )

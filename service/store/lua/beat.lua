@@ -4,7 +4,8 @@
 -- -> {1 if a republication is asked for, else 0; least number of the new timeline that is asked for, 0 if none is},
 --   or nil if the lead is lost
 local meta, lease = unpack(KEYS)
-local generation, term, timeline, published, size = unpack(ARGV)  -- size: bytes of the log up to what is applied
+-- size: bytes of the log up to what is applied; caught_up: "1" if that is all that others can have published before
+local generation, term, timeline, published, size, caught_up = unpack(ARGV)
 --@include log_id
 
 local known = redis.call('HMGET', lease, 'term', 'republish', 'renew', 'failure', 'counter', 'timeline', 'published',
@@ -18,5 +19,6 @@ end
 local counter = string.format('%.0f', tonumber(known[5]) + 1)
 redis.call('HSET', lease, 'counter', counter, 'timeline', timeline, 'published', published, 'size', size,
   'republish', 0)
+if caught_up == '1' then redis.call('HSET', lease, 'caught_up', term) end
 if known[4] then redis.call('HDEL', lease, 'failure') end
 return {tonumber(known[2] or 0), tonumber(known[3] or 0)}

@@ -304,8 +304,8 @@ class Replicas:
         """See whether a model is where others have served it, before this process does. With no learner, go there."""
         lead, newest = served.lead, served.version.order
         assert served.floor is not None
-        # So far a learner is alive, and nobody can have got more from it.
-        alive = beats and newest >= (meta.timeline, lead.published)
+        # So far a learner is alive, and nobody can have got more from it, nor from one before it.
+        alive = beats and lead.caught_up and newest >= (meta.timeline, lead.published)
         if newest >= served.floor or lead.failure or alive:
             served.floor = None
         elif time.monotonic() - served.beat_at >= ALONE:

@@ -183,6 +183,7 @@ class Run:
                 elif (
                     exchange.status != 200
                     or exchange.answer["step"] != book.head.position
+                    or not self.truth.is_published(book.name, book)
                     or (
                         not name.endswith(":probes")
                         and (exchange.answer["trouble"] or exchange.answer["job"])

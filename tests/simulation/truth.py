@@ -171,6 +171,11 @@ class Truth:
         generation = self._server.real("HGET", self._keys.meta(name), "generation")
         return self.books.get((name, generation)) if generation else None
 
+    def is_published(self, name: str, book: Book) -> bool:
+        """Whether a learner has published all that the log of a model holds, commands too."""
+        published = self._server.real("HGET", self._keys.lease(name), "published")
+        return book.head == self._start or (published and self._log_id.parse(published) >= book.head)
+
     def _read(self, name: str, command: Command) -> None:
         meta, log = self._keys.meta(name), self._keys.log(name)
         last = self._last.get(name)

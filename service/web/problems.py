@@ -1,6 +1,7 @@
 """Errors as HTTP answers: problem documents (RFC 9457). The only table of which error has which status."""
 
 import math
+import re
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -51,6 +52,8 @@ STATUS: dict[type[Problem], HTTPStatus] = {
 }
 TYPES: dict[type[Problem], str] = {OutcomeUnknown: "urn:freshet:problem:outcome-unknown"}
 """Types of problems that a client must tell from others of the same status."""
+OTHER_PROTOCOLS = re.compile(r"/v2(/|$)|/v1/models/[^/]*(/versions/|:predict$)")
+"""Paths of other servers' protocols, whose errors are `{"error": …}`."""
 _NOT_NOW = (StoreUnavailable, StoreFull, LogCrowded)
 
 
@@ -136,7 +139,11 @@ def _answer_store(error: StoreError) -> Response:
 
 def _answer_http(error: HTTPException) -> Response:
     """Flask's own errors: no such path, a method that is not allowed."""
-    response = answer(Problem(error.description or ""), HTTPStatus(error.code or 500))
+    status, detail = HTTPStatus(error.code or 500), error.description or ""
+    if OTHER_PROTOCOLS.match(request.path):
+        response = Response(to_json({"error": detail}) + b"\n", status, mimetype="application/json")
+    else:
+        response = answer(Problem(detail), status)
     methods = getattr(error, "valid_methods", None)
     if methods:
         response.headers["Allow"] = ", ".join(methods)

@@ -70,6 +70,20 @@ def test_another_body_with_the_key_is_refused_and_changes_nothing(api: Api, name
     assert step(api, name) == 11
 
 
+@pytest.mark.parametrize("length", [0, 129])
+def test_a_key_of_another_length_is_refused_also_where_none_is_needed(
+    api: Api, name: str, length: int
+) -> None:
+    spec = {"task": "binary", "features": 1}
+    for method, path, body in (
+        ("PUT", f"/v1/models/{name}-new", spec),
+        ("POST", f"/v1/models/{name}/checkpoints", {}),
+    ):
+        answer = api(method, path, body, {"Idempotency-Key": "k" * length})
+        assert (answer.status, answer.body["errors"][0]["pointer"]) == (422, "Idempotency-Key")
+    assert api("GET", f"/v1/models/{name}-new").status == 404
+
+
 def test_a_key_is_known_although_nothing_but_duplicates_came_with_it(api: Api, name: str) -> None:
     body = {"observations": [observation(id="a"), observation(id="b"), observation(id="a")]}
     feed(api, name, body)

@@ -208,3 +208,12 @@ def test_raw_v2_request_as_the_protocol_shows_it(server: Server, name: str) -> N
     answer = urllib3.request("POST", f"http://127.0.0.1:{server.port}/v2/models/{name}/infer", body=body)
     assert answer.status == 200
     assert answer.json()["id"] == "42"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/a:b", "/v2/models/a:b/ready", "/v2/nothing", "/v1/models/a/versions/x:y"]
+)
+def test_a_path_that_leads_nowhere_is_an_error_in_the_protocols_form(api: Api, path: str) -> None:
+    answer = api.raw("GET", path)
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/json")
+    assert list(json.loads(answer.data)) == ["error"]

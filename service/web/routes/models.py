@@ -56,6 +56,7 @@ def create(name: str) -> Response:
     With `?rebuild=true` a model of another spec is trained anew from the log, by a job: 202 with its address.
     """
     context = web()
+    idempotency_key()  # a bad one is refused also where no key is needed
     raw = json_body()
     spec, schedule = _spec_and_schedule(raw, context)
     link = context.link

@@ -23,7 +23,7 @@ CLOSE = {"rel_tol": 5e-3, "abs_tol": 5e-3}  # how far processors may lie apart
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory):
     """The address of a server without models."""
-    with running(tmp_path_factory.mktemp("readme"), apply_timeout=2) as server:
+    with running(tmp_path_factory.mktemp("readme")) as server:
         yield server.api.base
 
 

@@ -29,8 +29,12 @@ config: Any = numba.config  # its names come from the environment
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 OPTIONS: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "numpy"}
 
+# A view of an array would count as a reference to it, by two atomic instructions each: a third of a row's time. The
+# caller of an entry point holds the arrays. What is compiled so can allocate nothing, and only `inlined` functions may
+# return an array.
+UNCOUNTED: dict[str, Any] = {"_nrt": False}
 # Functions that are only called by compiled ones need no wrappers for Python or C, which take long to compile.
-inner = njit(**{**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+inner = njit(**{**OPTIONS, **UNCOUNTED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 # What a function calls is optimised anew with it, level by level: functions that are called from one place are
 # better made part of their caller.
 inlined = njit(**{**OPTIONS, "inline": "always"})

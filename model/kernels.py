@@ -19,7 +19,7 @@ from numba import boolean, float32, float64, int64, types
 
 from model import program
 from model.committee_kernels import error_of, look_for_drift, remember, restart_members
-from model.compiled import compiled, inlined, sources_of
+from model.compiled import UNCOUNTED, compiled, inlined, sources_of
 from model.layer_kernels import U
 from model.member_kernels import member_of, standardise, teach, weighted
 from model.mixing_kernels import move
@@ -168,7 +168,7 @@ RESULTS = (float64[:, ::1], float64[::1], boolean[::1])
 
 
 def _compile_learn_rows(sources: int) -> Any:
-    @compiled(types.void(FIXED, STATE, SCRATCH, *ROWS, *RESULTS))
+    @compiled(types.void(FIXED, STATE, SCRATCH, *ROWS, *RESULTS), **UNCOUNTED)
     def learn_rows(fixed, state, scratch, X, y, weights, predictions, losses, skipped):
         """One step per row of X (n, width), in order; predictions, losses and skipped are written for each."""
         sources  # noqa: B018 - part of the cache's key, see compiled.py
@@ -186,7 +186,7 @@ def _compile_learn_rows(sources: int) -> Any:
 
 
 def _compile_fold_rows(sources: int) -> Any:
-    @compiled(types.void(int64, float64[:, ::1], READ_ONLY))
+    @compiled(types.void(int64, float64[:, ::1], READ_ONLY), **UNCOUNTED)
     def fold_rows(kind, state, X):
         """Fold rows of shape (n, columns) into the running statistics, in order, in place."""
         sources  # noqa: B018

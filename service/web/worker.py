@@ -15,22 +15,24 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import gevent
+from gevent import socket as sockets
 from gevent.pool import Pool
 from gevent.socket import wait_read
 from gunicorn import util
-from gunicorn.http import get_parser
 from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import NoMoreData
-from gunicorn.http.wsgi import Response, create
+from gunicorn.http.wsgi import create
 from gunicorn.sock import ssl_context
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
+
+from service.web.heads import PlainRequest, Requests
+from service.web.sending import Answer
 
 TICK = 0.1  # seconds between looks at whether to stop
 LOOK = 0.001  # seconds between looks whether another process has accepted a connection
@@ -90,43 +92,6 @@ def child_exit(_server: Any, worker: "Worker") -> None:
     board.note(worker.age, None)
 
 
-class Answer(Response):  # type: ignore[misc]
-    """An answer whose head goes out with the beginning of its body: one system call and one packet for both."""
-
-    _head = b""
-    headers_sent: bool
-
-    def send_headers(self) -> None:
-        """Make the head; it is sent with what comes next."""
-        if not self.headers_sent:
-            lines = [
-                *self.default_headers(),
-                *(f"{name}: {value}\r\n" for name, value in self.headers),
-                "\r\n",
-            ]
-            self._head = "".join(lines).encode("latin-1")
-            self.headers_sent = True
-
-    def _emit_body(self, data: bytes) -> None:
-        if self.chunked:
-            self._send_head()
-            super()._emit_body(data)
-        else:
-            head, self._head = self._head, b""
-            self.sock.sendall(head + data)
-
-    def _send_head(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self.sock.sendall(head)
-
-    def close(self) -> None:
-        """End the answer."""
-        self.send_headers()
-        self._send_head()
-        super().close()
-
-
 class Worker(GeventWorker):  # type: ignore[misc]
     """One web process."""
 
@@ -172,6 +137,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._note()
         while self.alive and not (self._leaving and self._is_replaced()):
             self.notify()
+            self._end_overdue()
             gevent.sleep(TICK)
         board.note(self.age, None)
         gevent.killall(accepting)
@@ -241,6 +207,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if client is not None:
             _end(client)
 
+    def _end_overdue(self) -> None:
+        """End the connections on which no request has come for too long."""
+        latest = time.monotonic() - self.cfg.keepalive
+        while self._idle:
+            client, since = next(iter(self._idle.items()))
+            if since > latest:
+                break
+            del self._idle[client]
+            _end(client)
+
     def _note(self) -> None:
         board.note(self.age, len(self._pool))
 
@@ -264,15 +240,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
         request = None
         try:
             client.setblocking(1)
-            parser = get_parser(self.cfg, client, addr)
+            requests = Requests(self.cfg, listener_name, client, addr)
             while True:
                 request = None
-                with self._between_requests(client):
-                    if not _finish(parser, client):
+                self._idle[client] = time.monotonic()
+                try:
+                    if not _finish(requests, client):
                         break
-                    request = next(parser)
-                if request is None:
-                    break
+                    request = next(requests)
+                finally:
+                    self._idle.pop(client, None)
                 self.handle_request(listener_name, request, client, addr)
         except (StopIteration, NoMoreData, ConnectionError) as error:
             self.log.debug("a connection has ended: %s", error)
@@ -289,8 +266,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Answer one request. Raises StopIteration where the connection is to be closed."""
         began = datetime.now()
-        answer, environ = create(req, sock, addr, listener_name, self.cfg, response_class=Answer)
-        environ["wsgi.multithread"] = True
+        if type(req) is PlainRequest:
+            answer, environ = Answer(req, sock, self.cfg), req.environ
+        else:
+            answer, environ = create(req, sock, addr, listener_name, self.cfg, response_class=Answer)
+            environ["wsgi.multithread"] = True
         if not self.alive:
             answer.force_close()
         try:
@@ -317,15 +297,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
             return self.wsgi(environ, answer.start_response)
         except (OSError, StopIteration) as error:
             raise RuntimeError("the application failed") from error
-
-    @contextmanager
-    def _between_requests(self, client: Any) -> Iterator[None]:
-        self._idle[client] = time.monotonic()
-        try:
-            with gevent.Timeout(self.cfg.keepalive, False):
-                yield
-        finally:
-            self._idle.pop(client, None)
 
 
 def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
@@ -369,4 +340,5 @@ def _finish(parser: Any, client: Any) -> bool:
 def _end(client: Any) -> None:
     """Let a connection that waits for a request see its end."""
     with suppress(OSError):
-        client.shutdown(socket.SHUT_RD)
+        # Not by TLS's own method: that forgets the session, and the reader would fail instead of finding the end.
+        sockets.socket.shutdown(client, socket.SHUT_RD)

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 from contextlib import suppress
@@ -63,6 +64,32 @@ def test_the_certificate_is_read_again_at_a_reload(folder: Path) -> None:
     finally:
         server.api.close()
         assert server.stop() == 0
+
+
+def test_idle_connections_over_tls_are_ended_without_an_error(folder: Path) -> None:
+    certify(folder, "idle")
+    files = {"tls_certificate": folder / "certificate.pem", "tls_key": folder / "key.pem"}
+    server = Server(folder, web_workers=1, **files)
+    server.spawn(GUNICORN_CMD_ARGS="--keep-alive 1")
+    try:
+        wait_until(lambda: "serving" in server.log(), 60, server.log)
+        context = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
+        for sent in (b"", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"GET /livez HTTP/1.1\r\nHo"):
+            with (
+                socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain,
+                context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+            ):
+                client.sendall(sent)
+                received = b""
+                with suppress(ssl.SSLEOFError):
+                    while piece := client.recv(4096):
+                        received += piece
+                assert received.startswith(b"HTTP/1.1 200" if sent.endswith(b"\r\n\r\n") else b"")
+                assert received.count(b"HTTP/1.1") == sent.endswith(b"\r\n\r\n")
+    finally:
+        server.api.close()
+        assert server.stop() == 0
+    assert "Traceback" not in server.log()
 
 
 def request(server: Server, method: str, path: str, body: str | None = None) -> int:

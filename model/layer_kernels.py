@@ -11,7 +11,7 @@ import numpy as np
 
 from model import activations, dropout, program
 from model.activations import ACTIVATIONS, ERFC_COEFFICIENTS
-from model.compiled import inner
+from model.compiled import inlined, inner
 from model.network import LARGEST_SUM, LAYER_NORM_EPSILON, NORM_EPSILON
 
 U = np.uint64
@@ -93,7 +93,7 @@ def square_sum(work, offset, size):
     return float(total)
 
 
-@inner
+@inlined
 def dense(layer, parameters, work, out, active):
     """out = weights · inputs + bias, for one layer; of a sparse one only for the inputs that `active` names."""
     inputs, units = U(layer[program.INPUTS]), U(layer[program.UNITS])
@@ -115,7 +115,7 @@ def dense(layer, parameters, work, out, active):
         add_dots(parameters, start, units, inputs, work, x, out)
 
 
-@inner
+@inlined
 def dense_back(layer, parameters, work, back):
     """back = weightsᵀ · delta, for one layer."""
     inputs, units = U(layer[program.INPUTS]), U(layer[program.UNITS])
@@ -127,7 +127,7 @@ def dense_back(layer, parameters, work, back):
         add_rows(parameters, start, units, inputs, work, delta, back)
 
 
-@inner
+@inlined
 def normalise(layer, parameters, norm, work, z):
     """Batch normalisation of z by the running statistics, in place; a single row has none of its own."""
     units, offset = U(layer[program.UNITS]), U(layer[program.NORM])
@@ -143,7 +143,7 @@ def normalise(layer, parameters, norm, work, z):
             work[z + i] += parameters[shift + i]
 
 
-@inner
+@inlined
 def normalise_back(layer, parameters, norm, work):
     """From the gradient of the normalised sums, in `delta`, to that of the sums, of gain and of shift."""
     units, offset, delta = U(layer[program.UNITS]), U(layer[program.NORM]), U(layer[program.DELTA])
@@ -156,7 +156,7 @@ def normalise_back(layer, parameters, norm, work):
         work[delta + i] *= parameters[gain + i] / math.sqrt(variance + np.float32(NORM_EPSILON))
 
 
-@inner
+@inlined
 def normalise_units(layer, work, z):
     """Layer normalisation of the sums z, in place."""
     units, normed = U(layer[program.UNITS]), U(layer[program.NORMED])
@@ -165,19 +165,18 @@ def normalise_units(layer, work, z):
         total += work[z + i]
     mean = total / np.float32(units)
     for i in range(units):
-        work[normed + i] = work[z + i] - mean
-    for i in range(units):
-        squares += work[normed + i] * work[normed + i]
+        away = work[z + i] - mean
+        squares += away * away
     spread = math.sqrt(squares / np.float32(units) + np.float32(LAYER_NORM_EPSILON))
     work[U(layer[program.SPREAD])] = spread
     factor = ONE / spread
     for i in range(units):
-        share = work[normed + i] * factor
+        share = (work[z + i] - mean) * factor
         work[normed + i] = share
         work[z + i] = share
 
 
-@inner
+@inlined
 def normalise_units_back(layer, work):
     """From the gradient of the normalised sums, in `delta`, to that of the sums."""
     units, normed, delta = U(layer[program.UNITS]), U(layer[program.NORMED]), U(layer[program.DELTA])
@@ -221,7 +220,7 @@ def _normal_cdf(z):
     return np.float32(0.5 * (tail if x >= 0 else 2.0 - tail))
 
 
-@inner
+@inlined
 def activate(code, work, z, slope, units):
     """Replace z by its activation, and write the derivative there to `slope`."""
     if code == RELU:

@@ -105,7 +105,7 @@ def _gradient_norm(layers, work, norms, active):
     return math.sqrt(total)
 
 
-@inner
+@inlined
 def _gradient_of_row(member, active, labels, weight, position):
     """Write the gradient of every layer's sums to `work`, which holds the row's forward pass. Returns the loss."""
     layers, codes, work = member.layers, member.codes, member.work
@@ -133,7 +133,20 @@ def _begin_step(member, gradient, rate, rates):
     return clip
 
 
-@inner
+@inlined
+def _make_step(member, scratch, active, together):
+    """The step that was prepared: on the gradient of the row in `work`, or on that of the rows rehearsed together."""
+    layers, codes, constants = member.layers, member.codes, member.constants
+    parameters, slots, stepped, rates = member.parameters, member.slots, member.stepped, scratch.rates
+    t = float(member.counters[program.UPDATES])
+    if together:
+        gradient, merged = scratch.gradient, scratch.merged
+        step_together(layers, codes, constants, parameters, slots, gradient, merged, stepped, rates, t)
+    else:
+        step_layers(layers, codes, constants, parameters, slots, member.work, rates, active, stepped, t)
+
+
+@inlined
 def _recall(fixed, state, scratch, member, lesson):
     """Take a row from the window through the member's network. Its weight; its label goes to labels[1]."""
     layers, codes, window, labels = member.layers, member.codes, state.window, scratch.labels[1]
@@ -153,51 +166,17 @@ def _recall(fixed, state, scratch, member, lesson):
     return weighted(member.constants, labels, entry[entry.shape[0] - 1])
 
 
-@inner
-def _rehearse_together(fixed, state, scratch, member, rows, rate):
-    """One step on the mean gradient of rows from the window."""
-    layers, gradient, merged, active = member.layers, scratch.gradient, scratch.merged, scratch.active[1]
-    size = member.parameters.shape[0]
-    begin_gradient(layers, gradient, merged, size)
-    for lesson in range(1, rows + 1):
-        weight = _recall(fixed, state, scratch, member, lesson)
-        position = _learned_rows(state.counters[0]) + lesson * LESSON
-        _gradient_of_row(member, active, scratch.labels[1], weight / rows, position)
-        accumulate(layers, member.work, gradient, active, merged, size)
-    if _begin_step(member, norm_of(layers, gradient, merged, size), rate, scratch.rates) != NO_STEP:
-        step_together(
-            layers,
-            member.codes,
-            member.constants,
-            member.parameters,
-            member.slots,
-            gradient,
-            merged,
-            member.stepped,
-            scratch.rates,
-            float(member.counters[program.UPDATES]),
-        )
-
-
 @inlined
-def _learn_lesson(member, active, labels, weight, position, rate, norms, rates):
-    """A step on the row whose forward pass is in `work`. Its loss, and the factor of clipping, or NO_STEP."""
-    loss = _gradient_of_row(member, active, labels, weight, position)
-    clip = _begin_step(member, _gradient_norm(member.layers, member.work, norms, active), rate, rates)
-    if clip != NO_STEP:
-        step_layers(
-            member.layers,
-            member.codes,
-            member.constants,
-            member.parameters,
-            member.slots,
-            member.work,
-            rates,
-            active,
-            member.stepped,
-            float(member.counters[program.UPDATES]),
-        )
-    return loss, clip
+def _norm_of_lesson(member, scratch, active, lesson, rows, together):
+    """The norm of the gradient to step on; of rows rehearsed together, 0 before the last one."""
+    layers, work = member.layers, member.work
+    if not together:
+        return _gradient_norm(layers, work, scratch.norms, active)
+    gradient, merged, size = scratch.gradient, scratch.merged, member.parameters.shape[0]
+    if lesson == 1:
+        begin_gradient(layers, gradient, merged, size)
+    accumulate(layers, work, gradient, active, merged, size)
+    return norm_of(layers, gradient, merged, size) if lesson == rows else 0.0
 
 
 @inlined
@@ -205,35 +184,37 @@ def teach(fixed, state, scratch, member, weight):
     """Learn the row whose forward pass is in `work`, then rehearse; the twin follows. Whether it was learned."""
     codes, counters, step = member.codes, member.counters, _learned_rows(state.counters[0])
     rows = codes[program.REHEARSED] if state.counters[0, program.WINDOW_COUNT] > 0 else 0
-    rate = _rate(member)
-    again = rate * member.constants[program.REHEARSAL_RATE]
-    # The row itself is lesson 0. Lessons are called from one place only: they are large.
-    for lesson in range(1 if codes[program.BATCHED] else 1 + rows):
-        which = 0 if lesson == 0 else 1
+    batched, rate = codes[program.BATCHED] > 0, _rate(member)
+    # The row itself is lesson 0. What a lesson needs is called from one place only, and becomes part of the loop.
+    for lesson in range(1 + rows):
+        which, together = (0 if lesson == 0 else 1), batched and lesson > 0
+        active, labels = scratch.active[which], scratch.labels[which]
         if lesson > 0:
-            weight = _recall(fixed, state, scratch, member, lesson)
-        loss, clip = _learn_lesson(
-            member,
-            scratch.active[which],
-            scratch.labels[which],
-            weight,
-            step + lesson * LESSON,
-            rate if lesson == 0 else again,
-            scratch.norms,
-            scratch.rates,
-        )
+            weight = _recall(fixed, state, scratch, member, lesson) / (rows if together else 1)
+        loss = _gradient_of_row(member, active, labels, weight, step + lesson * LESSON)
+        norm = _norm_of_lesson(member, scratch, active, lesson, rows, together)
+        if together and lesson < rows:
+            continue
+        clip = _begin_step(member, norm, rate, scratch.rates)
+        if clip != NO_STEP:
+            _make_step(member, scratch, active, together)
         if lesson == 0:
             if clip == NO_STEP:
                 return False
             counters[program.SCHEDULED] += 1
             _note(member, scratch, loss, clip, state.counters[0, program.STEP])
-    if codes[program.BATCHED] and rows > 0:
-        _rehearse_together(fixed, state, scratch, member, rows, again)
-    twin = codes[program.TWIN]
+            rate *= member.constants[program.REHEARSAL_RATE]
+    _follow(state, member)
+    return True
+
+
+@inlined
+def _follow(state, member):
+    """Fold the member's weights into its twin's, if it has one."""
+    twin = member.codes[program.TWIN]
     if twin >= 0:
         averaged = state.averaged[twin - state.counters.shape[0]]
-        average(member.layers[0], counters, member.parameters, state.networks[twin], averaged)
-    return True
+        average(member.layers[0], member.counters, member.parameters, state.networks[twin], averaged)
 
 
 @inlined

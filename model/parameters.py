@@ -145,3 +145,13 @@ def aligned_zeros(size: int, dtype: type = np.float32) -> NDArray[np.floating]:
     raw = np.zeros(size * itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * itemsize].view(dtype)
+
+
+def rows_apart(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A copy of a matrix (rows, size), padded with zeros so that each row begins at a multiple of 64 bytes."""
+    rows, size = values.shape
+    per_line = 64 // values.itemsize
+    padded = -(-size // per_line) * per_line
+    copy = aligned_zeros(rows * padded, values.dtype.type).reshape(rows, padded)
+    copy[:, :size] = values
+    return copy

@@ -13,7 +13,7 @@ from model.inputs import Inputs
 from model.losses import OUTPUTS
 from model.mixing import Mixture
 from model.network import Network
-from model.parameters import layout_of
+from model.parameters import layout_of, rows_apart
 from model.program import fixed_of, owners_of, work_shape
 from model.scaling import MEAN, deviation, scaler_of
 from model.spec import ModelSpec
@@ -44,18 +44,20 @@ class Predictor:
     """
 
     def __init__(self, spec: ModelSpec, blob: bytes) -> None:
-        self._bind(spec, read_predictor_state(spec, blob))
+        arrays = read_predictor_state(spec, blob)
+        self._bind(spec, arrays, rows_apart(arrays["parameters"]))
 
     @classmethod
     def of(cls, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> "Predictor":
         """A predictor over a model's own arrays, which must not change while it is used."""
         predictor = cls.__new__(cls)
-        predictor._bind(spec, arrays)
+        predictor._bind(spec, arrays, worked_out(spec, arrays))
         return predictor
 
-    def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]]) -> None:
+    def _bind(self, spec: ModelSpec, arrays: dict[str, NDArray[Any]], parameters: Array) -> None:
+        """`parameters` has a row for each network, which may be longer than the network."""
         self.spec = spec
-        parameters, norm = worked_out(spec, arrays), arrays["norm"]
+        norm = arrays["norm"]
         self._parameters = parameters
         self._networks = [
             Network(layout_of(spec, owner), parameters[number], norm[owner])

@@ -21,11 +21,13 @@ bind = f"{_address}:{_settings.port}"
 worker_class = "service.web.worker.Worker"
 workers = _settings.web_workers
 worker_connections = _settings.max_connections
+on_starting = worker.on_starting
 on_reload = worker.on_reload
+worker_exit = worker.worker_exit
 child_exit = worker.child_exit
 
 # preload_app stays off: the application starts threads and subscribes to Redis when it is created, and
-# neither survives a fork. Without preloading, gunicorn creates it in each worker, after the fork.
+# neither survives a fork. gunicorn creates it in each worker; the code that it needs is loaded before the fork.
 # reuse_port stays off: with a socket for each worker, connections that still wait on it are reset when its
 # worker leaves at a reload, and the kernel spreads them by chance. The worker spreads them by count.
 

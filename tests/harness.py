@@ -168,7 +168,7 @@ class Server(Served):
         assert self.process is not None
         lines = {pid: command_line(pid) for pid in descendants(self.process.pid)[1:]}
         if part == "learner":
-            return [pid for pid, line in lines.items() if "service.cli learner" in line]
+            return [pid for pid, line in lines.items() if "freshet learner" in line]
         if part == "redis":
             return [pid for pid, line in lines.items() if "valkey-server" in line]
         gunicorns = [pid for pid, line in lines.items() if "gunicorn" in line]

@@ -1,22 +1,21 @@
 """`freshet serve`, `freshet web` and `freshet config`."""
 
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-import service.web
 from service import logs
 from service.host import listening
 from service.host.exposure import check_exposure
+from service.host.forked import RunCommand
 from service.host.options import Command, redis_options
+from service.host.preloading import WEB, preload
 from service.host.supervisor import Supervisor
 from service.settings import check_certificate, in_force, load_settings
 from service.start import start
 from service.telemetry import folder_of_counters, share_counters
+from service.web import gunicorn_app
 
 
 def _serve_options(command: Command) -> Command:
@@ -56,7 +55,13 @@ def serve(**options: Any) -> None:
     """
     settings = load_settings(**options)
     logs.configure(settings, "serve")
-    Supervisor(settings).run()
+    try:
+        Supervisor(settings).run()
+    except RunCommand as forked:
+        command = forked
+    else:
+        return
+    command.run()
 
 
 @click.command()
@@ -72,9 +77,8 @@ def web(fd: int | None) -> None:
     if fd is None:
         listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
     share_counters(folder_of_counters(settings.port))
-    configuration = Path(service.web.__file__).parent / "gunicorn_conf.py"
-    arguments = ["-c", str(configuration), *([] if fd is None else ["--bind", f"fd://{fd}"])]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "service.web.gunicorn_app", *arguments])
+    preload(WEB)
+    gunicorn_app.run([] if fd is None else ["--bind", f"fd://{fd}"])
 
 
 @click.command()

@@ -4,18 +4,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO
 
 from service.errors import CannotStart, SettingsError, StoreUnavailable
 from service.host import embedded, listening
 from service.host.exposure import check_exposure
+from service.host.forked import Forked
+from service.host.preloading import preload
 from service.logs import log
 from service.processes import die_with_parent
 from service.settings import Settings, check_certificate, child_environment, redis_url
@@ -28,12 +27,15 @@ HEALTHY = 3.0  # seconds after which a child that dies is not dying of its start
 FAILED_STARTS = 3  # in a row, after which `serve` gives up if it has not served yet
 REDIS_SECONDS = 15.0  # that a start waits for the Redis of REDIS_URL
 WEB_SECONDS = 120.0  # that a start waits for the first answer of a web process
+COMMANDS = {
+    "learner": "service.learner.command:learner",
+    "trainer": "service.trainer.command:trainer",
+    "web": "service.host.commands:web",
+}
 REMINDER = 5.0  # seconds between two log lines that say what a start waits for
 
 
-def _relay(lines: IO[bytes], log_line: Callable[[bytes], None]) -> None:
-    for line in lines:
-        log_line(line)
+Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass
@@ -41,36 +43,26 @@ class Child:
     """One supervised process."""
 
     name: str
-    command: list[str]
-    environment: dict[str, str]
+    launch: Callable[[], Process]
     stop_within: float  # seconds after SIGTERM until it is killed
-    descriptors: tuple[int, ...] = ()  # inherited open files
     log_line: Callable[[bytes], None] | None = None  # takes each line that it prints
     failed_starts: int = field(default=0, init=False)
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    process: Process | None = field(default=None, init=False)
+    _printed: bytes = field(default=b"", init=False)  # of a line that has not ended
     _started_at: float = field(default=0.0, init=False)
     _pause: float = field(default=SHORTEST_PAUSE, init=False)
     _due_at: float = field(default=0.0, init=False)
 
     def start(self) -> None:
         """Start it in its own session. It gets SIGTERM when this thread of ours dies: start it from the main thread."""
-        parent = os.getpid()
         self._started_at = time.monotonic()
-        self.process = subprocess.Popen(
-            self.command,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self.log_line else None,
-            pass_fds=self.descriptors,
-            start_new_session=True,
-            preexec_fn=partial(die_with_parent, parent, signal.SIGTERM),
-        )
-        if self.log_line is not None and self.process.stdout is not None:
-            lines = self.process.stdout
-            threading.Thread(target=_relay, args=(lines, self.log_line), daemon=True).start()
+        self.process = self.launch()
+        if self.process.stdout is not None:
+            os.set_blocking(self.process.stdout.fileno(), False)
 
     def tend(self, now: float) -> None:
-        """Start it again if it has died and its pause is over."""
+        """Pass on what it has printed, and start it again if it has died and its pause is over."""
+        self._pass_on_lines()
         if self.process is not None and self.process.poll() is not None:
             # A process that was killed did not fail to start: it is wanted back at once.
             blameless = self.process.returncode == -signal.SIGKILL or now - self._started_at > HEALTHY
@@ -84,6 +76,15 @@ class Child:
             self._due_at = now + self._pause
         if self.process is None and now >= self._due_at:
             self.start()
+
+    def _pass_on_lines(self) -> None:
+        if self.log_line is None or self.process is None or self.process.stdout is None:
+            return
+        with suppress(BlockingIOError):
+            while printed := os.read(self.process.stdout.fileno(), 2**16):
+                *lines, self._printed = (self._printed + printed).split(b"\n")
+                for line in lines:
+                    self.log_line(line)
 
     def _end_orphans(self) -> None:
         """Ask what the dead process had started to end too: it would hold the port."""
@@ -107,6 +108,7 @@ class Child:
             log.error("killed a process that did not stop", name=self.name)
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self._pass_on_lines()
         self.process = None
 
 
@@ -118,6 +120,7 @@ class Supervisor:
         # No Events: a signal's handler could wait for the lock of what it interrupts.
         self._stopping = self._reload = False
         self._children: list[Child] = []
+        self._lock: int | None = None  # of the data folder: the embedded Redis holds it to its end
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reloads the web processes. Raises ServiceError if it cannot start."""
@@ -127,28 +130,38 @@ class Supervisor:
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload", True))
         check_certificate(self._settings)
         listener = listening.bind(self._settings.host, self._settings.port)
+        parent = os.getpid()
         try:
             self._start_redis()
+            preload()
+            self._wait_for_redis()
             self._start_processes(listener)
             self._wait_for_web(listener)
             while not self._stopping:
                 self._tend()
                 time.sleep(TICK)
         finally:
-            listener.close()
-            for child in reversed(self._children):
-                child.stop()
+            if os.getpid() == parent:  # what was forked leaves here too
+                listener.close()
+                for child in reversed(self._children):
+                    child.stop()
 
     def _start_redis(self) -> None:
         if self._settings.redis_url is None:
-            lock = embedded.lock_data_dir(self._settings)
-            command = embedded.command(self._settings)
-            self._add(Child("redis", command, dict(os.environ), 60.0, (lock,), embedded.log_line))
+            self._lock = embedded.lock_data_dir(self._settings)
+            self._add(Child("redis", self._launch_redis, 60.0, embedded.log_line))
         self._share_counters()
-        self._wait_for_redis()
-        if not self._stopping:
-            check_server(Link(redis_url(self._settings), self._settings.redis_timeout))
-            check_exposure(self._settings)
+
+    def _launch_redis(self) -> Process:
+        assert self._lock is not None
+        return subprocess.Popen(
+            embedded.command(self._settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._lock,),
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
+        )
 
     def _share_counters(self) -> None:
         # Not in the data folder: a full disk would kill who counts in a file that is mapped into memory.
@@ -164,13 +177,22 @@ class Supervisor:
         if self._stopping:
             return
         listening.listen(listener)
-        freshet = [sys.executable, "-P", "-m", "service.cli"]
-        variables = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **child_environment(self._settings)}
-        self._add(Child("learner", [*freshet, "learner"], variables, 30.0))
+        self._add(Child("learner", partial(self._fork, "learner", [], listener), 30.0))
         for _ in range(self._settings.trainers):
-            self._add(Child("trainer", [*freshet, "trainer"], variables, 10.0))
-        number = listener.fileno()
-        self._add(Child("web", [*freshet, "web", "--fd", str(number)], variables, 40.0, (number,)))
+            self._add(Child("trainer", partial(self._fork, "trainer", [], listener), 10.0))
+        fd = ["--fd", str(listener.fileno())]
+        self._add(Child("web", partial(self._fork, "web", fd, listener), 40.0))
+
+    def _fork(self, name: str, arguments: list[str], listener: socket.socket) -> Process:
+        variables = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **child_environment(self._settings)}
+        ours = [] if name == "web" else [listener.fileno()]
+        ours += [] if self._lock is None else [self._lock]
+        ours += [
+            child.process.stdout.fileno()
+            for child in self._children
+            if child.process is not None and child.process.stdout is not None
+        ]
+        return Forked(f"freshet {name}", COMMANDS[name], arguments, variables, tuple(ours))
 
     def _add(self, child: Child) -> None:
         self._children.append(child)
@@ -194,6 +216,9 @@ class Supervisor:
             return embedded.LOADING if is_reading else REDIS_SECONDS
 
         self._wait(answered, seconds, lambda: f"Redis is not there: {trouble}")
+        if not self._stopping:
+            check_server(Link(redis_url(self._settings), self._settings.redis_timeout))
+            check_exposure(self._settings)
 
     def _wait_for_web(self, listener: socket.socket) -> None:
         tls = self._settings.tls_certificate is not None

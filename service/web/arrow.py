@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,9 @@ from model import ModelSpec
 from service.errors import BadRequest, Invalid, TooLarge, WrongMediaType
 from service.web import loop
 
-try:
-    import pyarrow
-    from pyarrow import compute, ipc
-except ImportError:  # the extra is not installed
-    pyarrow = compute = ipc = None
+pyarrow: Any = None  # loaded with the first table: it takes a tenth of a second, and starts a thread
+compute: Any = None
+ipc: Any = None
 
 Array = np.ndarray
 
@@ -35,10 +34,16 @@ COLUMNS = ("label", "id", "weight")
 VIEW = 16  # bytes of a view of a text, which begins with its length
 
 
-def check_installed() -> None:
-    """Raise WrongMediaType if pyarrow is not there."""
-    if pyarrow is None:
-        raise WrongMediaType("Arrow bodies need the extra: pip install 'freshet[arrow]'")
+def load() -> None:
+    """Load pyarrow, beside the loop. Raises WrongMediaType if it is not installed."""
+    global pyarrow, compute, ipc
+    if pyarrow is not None:
+        return
+    names = ("pyarrow.compute", "pyarrow.ipc", "pyarrow")
+    try:
+        compute, ipc, pyarrow = (loop.run(import_module, name, pool="long") for name in names)
+    except ImportError:
+        raise WrongMediaType("Arrow bodies need the extra: pip install 'freshet[arrow]'") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,12 @@
-"""gunicorn as Freshet runs it: `python -P -m service.web.gunicorn_app -c CONFIGURATION`."""
+"""gunicorn as Freshet runs it."""
 
 import os
+import sys
+from pathlib import Path
 
 from gunicorn.app.wsgiapp import WSGIApplication
+
+CONFIGURATION = Path(__file__).parent / "gunicorn_conf.py"
 
 
 class Gunicorn(WSGIApplication):  # type: ignore[misc]
@@ -13,5 +17,7 @@ class Gunicorn(WSGIApplication):  # type: ignore[misc]
         os.chdir(self.cfg.chdir)
 
 
-if __name__ == "__main__":
+def run(options: list[str]) -> None:
+    """Run gunicorn with these options until it is stopped. Raises SystemExit."""
+    sys.argv[1:] = ["-c", str(CONFIGURATION), *options]  # gunicorn reads them, at each reload
     Gunicorn("%(prog)s [OPTIONS]", prog="gunicorn").run()

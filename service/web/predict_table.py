@@ -15,7 +15,7 @@ from service.web.streaming import lines_at_once
 
 def predict_table(context: Web, served: ServedModel) -> Response:
     """Predict each row of the body. Nothing is answered if one of them cannot be read."""
-    arrow.check_installed()
+    arrow.load()
     settings = context.settings.model_copy(update={"max_rows": context.settings.max_cells})
     longest, at_once = settings.max_body_bytes, lines_at_once(served.spec)
     parts = [np.empty((0, served.spec.width))]

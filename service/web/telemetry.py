@@ -31,6 +31,7 @@ LONGEST_ID = 128  # characters of an X-Request-Id that is taken over
 TRACE = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _children: dict[tuple[str, int], Any] = {}
 _ids = random.Random()  # unlike `secrets` without a system call; an id is no secret
+os.register_at_fork(after_in_child=_ids.seed)  # or the processes of a server would draw the same
 
 
 def install(app: Flask) -> None:

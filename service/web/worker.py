@@ -9,11 +9,11 @@ At a reload the old processes go on accepting until the new ones are ready. Then
 
 import errno
 import json
+import logging
 import mmap
 import resource
 import socket
 import ssl
-import sys
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -45,7 +45,6 @@ PROBLEM = "application/problem+json"
 REST_SECONDS = 5.0  # for the rest of a body that nobody has read
 REST_PIECE = 2**14  # bytes of it in one turn of the loop
 SPARE_FILES = 256  # open files of a process beside its clients' connections
-LATE_IMPORTS = {"redis", "flask", "service.web.app", "service.web.access", "service.web.loop"}
 BROKEN = {errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}  # with no class of its own
 _SLOTS = 256  # workers that may live at the same time
 
@@ -82,9 +81,21 @@ class Board:
 board = Board()
 
 
+def on_starting(_server: Any) -> None:
+    """gunicorn's hook, in its master: a master that takes the place of one that died has workers of its own."""
+    global board
+    board = Board()
+
+
 def on_reload(server: Any) -> None:
     """gunicorn's hook, in its master: what is started from now on replaces what is there."""
     board.reloaded_at = server.worker_age
+
+
+def worker_exit(_server: Any, _worker: "Worker") -> None:
+    """gunicorn's hook, in a worker at its end: no log handler may be torn down after gevent's locks."""
+    logging.shutdown()
+    logging._handlerList.clear()  # type: ignore[attr-defined]  # weak references, which call back
 
 
 def child_exit(_server: Any, worker: "Worker") -> None:
@@ -97,9 +108,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Raise the limit of open files to what the connections need, then start."""
-        early = sorted(LATE_IMPORTS & sys.modules.keys())
-        if early:  # their locks and sockets would stop the loop
-            raise RuntimeError(f"imported before gevent has patched what they use: {', '.join(early)}")
         self.alive: bool = True
         self.worker_connections: int = self.cfg.worker_connections
         self._leaving = False

@@ -100,7 +100,7 @@ def accuracy(server: Server, turned: bool = False) -> float:
 def trainers(server: Server) -> list[int]:
     """The processes of `freshet trainer`, without those that run a job."""
     assert server.process is not None
-    found = [pid for pid in descendants(server.process.pid) if "service.cli trainer" in command_line(pid)]
+    found = [pid for pid in descendants(server.process.pid) if "freshet trainer" in command_line(pid)]
     return [pid for pid in found if parent(pid) not in found]
 
 

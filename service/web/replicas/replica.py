@@ -130,7 +130,7 @@ class ServedModel(OfModel):
     older_than: int | None = None  # timeline: what was seen in it is not in the log any more
     is_deleted: bool = False
     _before: tuple[int, LabelEncoder] | None = None  # who writes results up to a position: of the spec before
-    _changing: threading.Lock = field(default_factory=threading.Lock)
+    _changing: threading.Lock = field(default_factory=lambda: threading.Lock())
     _waiting: dict[Any, tuple[int, int]] = field(
         default_factory=dict
     )  # lock of who waits -> for which timeline and step

@@ -102,7 +102,7 @@ def _lines(context: Web, served: ServedModel, body: RequestBody) -> Iterator[Lin
 
 
 def _tables(context: Web, served: ServedModel, body: RequestBody) -> Iterator[TablePart]:
-    arrow.check_installed()
+    arrow.load()
     longest, at_once = context.settings.max_body_bytes, lines_at_once(served.spec)
     return map(TablePart, arrow.read_rows(body.pieces(), served.spec, longest, at_once, labelled=True))
 

@@ -262,6 +262,7 @@ def _read(meta: models.Meta, state: State) -> tuple[Codec, ModelVersion]:
     created_by = Codec.of(ModelSpec.model_validate_json(meta.spec))
     model = state.model()
     codec = created_by if model.spec == created_by.spec else Codec.of(model.spec)
+    _ = codec.features, codec.labels  # made here, in a thread: those of many features take long
     timeline = meta.timeline if state.timeline is None else state.timeline
     return created_by, _version(codec, model, timeline, state.log_id, state.token or b"")
 

@@ -160,7 +160,7 @@ class Replicas:
                 self._stopped.wait(0.2)
 
     def _receive(self) -> None:
-        self._heard_at, pinged = time.monotonic(), False
+        self._heard_at, quiet = time.monotonic(), 0.0
         while not self._stopped.is_set():
             if self._deaf.is_set():
                 self._deaf.clear()
@@ -168,14 +168,13 @@ class Replicas:
             message = self._subscription.next(TICK)
             if message is not None:
                 self._handle(message)
-                self._heard_at, pinged = time.monotonic(), False
+                self._heard_at, quiet = time.monotonic(), 0.0
                 continue
-            quiet = time.monotonic() - self._heard_at
+            quiet += TICK  # of waiting: if this process stood still, that tells nothing of Redis
             if quiet > QUIET:
                 raise StoreUnavailable("no sign of life from Redis")
-            if quiet > QUIET / 2 and not pinged:
+            if quiet == QUIET / 2:
                 self._subscription.ping()
-                pinged = True
 
     def _handle(self, message: Message) -> None:
         if message.kind == "event":

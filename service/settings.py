@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     )
     snapshot_seconds: float = Field(1.0, gt=0, description="minimum seconds between snapshots of a model")
     publish_seconds: float = Field(
-        0.001, gt=0, description="minimum seconds between publications of a model's weights"
+        0.0002, gt=0, description="minimum seconds between publications of a model's weights"
     )
     checkpoints: int = Field(10, ge=1, le=1000, description="checkpoints kept of each model")
     checkpoint_observations: int = Field(

@@ -25,7 +25,7 @@ from service.store.model_store import ModelStore
 
 ENTRIES_AT_ONCE = 256  # read from a log at once, at most
 UNANSWERED = 1000  # commands sent without their answers being read, at most
-GATHER = 0.003  # seconds to gather entries in while several come at a time: a round costs more than an entry
+GATHER = 0.001  # seconds to gather entries in while several come at a time: a round costs more than an entry
 ENOUGH = 32  # entries in one read from which gathering is not worth while
 WAIT = 0.1  # seconds that a read waits for the first entry
 BYTES_AT_ONCE = 8e6  # read from a log at once, about

@@ -37,7 +37,9 @@ ROWS_AT_ONCE = 4096  # learned between two publications, at most
 FIRST_ROWS = 128  # learned in a turn before it is known what a row costs
 SNAPSHOT_SHARE = 20  # a snapshot is due after this many times its own cost
 ACTIONS: dict[str, Reason] = {"promote": "promotion", "rollback": "rollback", "weights": "weights"}
-PUBLISH_SHARE = 5  # a publication is due after this many times its own cost
+PUBLISH_SHARE = 5  # a publication is due after this many times its own cost,
+CALM_SHARE = 1  # and earlier where little is learned: somebody waits for it, and nothing else would be done
+CALM_ROWS = 32  # learned in the last turn, at most, with nothing left over
 
 
 class Cost:
@@ -95,6 +97,7 @@ class LedModel(OfModel):
     silent_until: LogId = START  # the log's head at the takeover: nothing is published before it is applied
     published: LogId = START  # log id of the last publication
     published_at: float = 0.0
+    turn_rows: int = 0  # that the last turn has applied
     publish_cost: Cost = field(init=False)  # with sending it
     snapshot_id: LogId = START
     snapshot_at: float = 0.0
@@ -199,6 +202,7 @@ class LedModel(OfModel):
         started = self.clock()
         learned = self.model.learn(block.features, block.labels, block.weights, block.served)
         self.row_seconds.append((self.clock() - started) / len(block))
+        self.turn_rows = len(block)
         self.events.note(self.model)
         return learned
 
@@ -334,9 +338,9 @@ class LedModel(OfModel):
         is_new = self.published != self.position_id or self.republish
         if not is_new or not self.is_caught_up:
             return None
-        return self.published_at + max(
-            self.settings.publish_seconds, PUBLISH_SHARE * self.publish_cost.seconds
-        )
+        calm = self.turn_rows <= CALM_ROWS and not self.queue
+        share = CALM_SHARE if calm else PUBLISH_SHARE
+        return self.published_at + max(self.settings.publish_seconds, share * self.publish_cost.seconds)
 
     @property
     def publication_is_due(self) -> bool:

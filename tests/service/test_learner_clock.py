@@ -157,6 +157,23 @@ def test_weights_are_published_at_most_once_in_a_while(link: Link, clock: Clock,
     assert led.published == (2, 0)
 
 
+@pytest.mark.parametrize(("rows", "pause"), [(1, 1.0), (32, 1.0), (33, 5.0), (200, 5.0)])
+def test_costly_weights_are_published_less_often_where_much_is_learned(
+    link: Link, clock: Clock, rounds: Rounds, rows: int, pause: float
+) -> None:
+    stored, learner = Stored(link, spec=SPEC), rounds.learner()
+    rounds.until(learner, stored, stored.append())
+    led = learner.led[stored.name]
+    for _ in range(2):
+        led.publish_cost.note(1.0)
+    position = stored.append(rows)
+    rounds.until(learner, stored, position)
+    rounds.pass_by(learner, pause - 0.01 - (clock.now - led.published_at))
+    assert led.published == (1, 0)
+    rounds.pass_by(learner, 0.01)
+    assert led.published == (position, 0)
+
+
 def test_a_snapshot_is_due_after_its_time_if_anything_is_new(
     link: Link, clock: Clock, rounds: Rounds
 ) -> None:

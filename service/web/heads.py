@@ -83,6 +83,10 @@ class Requests(RequestParser):  # type: ignore[misc]
                 "SCRIPT_NAME": "",
             }
 
+    def has_more(self) -> bool:
+        """Whether bytes of the next request were read with the last one."""
+        return bool(self.unreader.buf.getbuffer().nbytes)
+
     def __next__(self) -> Any:
         """The next request, which waits for it. The body of the last one has been read. Raises StopIteration."""
         if not self._longest:

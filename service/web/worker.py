@@ -46,6 +46,7 @@ REST_SECONDS = 5.0  # for the rest of a body that nobody has read
 REST_PIECE = 2**14  # bytes of it in one turn of the loop
 SPARE_FILES = 256  # open files of a process beside its clients' connections
 BROKEN = {errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}  # with no class of its own
+READ = 1  # libev's name for a wait until there is something to read
 _SLOTS = 256  # workers that may live at the same time
 
 
@@ -245,16 +246,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener_name: Any, client: Any, addr: Any) -> None:
         """Answer the requests of one connection."""
-        request = None
+        request = readable = None
         try:
             client.setblocking(1)
             requests = Requests(self.cfg, listener_name, client, addr)
+            readable = gevent.get_hub().loop.io(client.fileno(), READ)
             while True:
                 request = None
                 self._idle[client] = time.monotonic()
                 try:
                     if not _finish(requests, client):
                         break
+                    _take_turns(requests, client, readable)
                     request = next(requests)
                 finally:
                     self._idle.pop(client, None)
@@ -269,6 +272,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             else:
                 self.handle_error(request, client, addr, error)
         finally:
+            if readable is not None:
+                readable.close()
             close_graceful(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
@@ -343,6 +348,18 @@ def _finish(parser: Any, client: Any) -> bool:
     finally:
         client.settimeout(None)
     return True
+
+
+def _take_turns(requests: Requests, client: Any, readable: Any) -> None:
+    """Wait for a request, and in any case until all others who wait already have had their turn.
+
+    Without this a client that is quick, or sends several requests together, would be served again and again before any
+    other: gevent leaves the loop only where there is nothing to read.
+    """
+    if requests.has_more() or (isinstance(client, ssl.SSLSocket) and client.pending()):
+        gevent.sleep(0)
+    else:
+        gevent.get_hub().wait(readable)
 
 
 def _end(client: Any) -> None:

@@ -248,6 +248,25 @@ def spread_connections(server: Server) -> None:
     assert max(more) <= 0.6 * 32, more
 
 
+def test_a_client_that_asks_again_and_again_lets_others_have_their_turn(folder: Path) -> None:
+    asked = b"GET /%s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with (
+        running(folder, web_workers=1, access_log="true") as server,
+        connections(server, 3, asked % b"livez") as (first, greedy, last),
+    ):
+        for client in (first, greedy, last):  # all are accepted
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        with stopped(server.pids("web")[0]):  # until all have asked
+            first.sendall(asked % b"first")
+            greedy.sendall(asked % b"greedy" * 300)
+            last.sendall(asked % b"last")
+        wait_until(lambda: server.log().count("path=/greedy") == 300, 30, server.log)
+    for modest in ("path=/first", "path=/last"):
+        before, found, _ = server.log().partition(modest)
+        assert found
+        assert before.count("path=/greedy") < 10
+
+
 def test_a_process_at_its_limit_of_connections_closes_the_longest_idle_one(folder: Path) -> None:
     first = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with (

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from bench import INPUTS, SPEC, Bench, role
+from bench import INPUTS, PREDICT_PATH, SPEC, Bench, role
 from client import Client
 from processes import command_line, cpu_seconds, descendants, free_port, server
 from pyarrow import ipc
@@ -134,7 +134,7 @@ def bulk(arguments: argparse.Namespace) -> None:
     rows = min(arguments.rows, 400_000)
     with ExitStack() as stack, machine() as tested:
         bench = Bench(tested.folder, stack, arguments.seconds, 1)
-        floor = bench.run("floor", bench.floor, "/predict", 32).ok()
+        floor = bench.run("floor", bench.floor, PREDICT_PATH, 32).ok()
         features = numbers(rows)
         labels = (features[:, 0] > 0).astype(int)
         for kind, write in (("application/x-ndjson", ndjson), ("application/vnd.apache.arrow.stream", arrow)):

@@ -99,6 +99,22 @@ def test_another_schedule_is_set_while_the_rebuild_is_under_way_and_a_repetition
     assert api("GET", f"/v1/models/{name}").body["retrain"]["every"] == 8000
 
 
+def test_the_key_of_a_rebuild_repeats_it_after_another_schedule_was_set(api: Api, name: str) -> None:
+    teach(api, name, 1000)
+    slow = OTHER | {"layers": [{"units": 200}]}
+    path, key = f"/v1/models/{name}?rebuild=true", {"Idempotency-Key": "the-rebuild"}
+    body = slow | {"retrain": {"every": 5000, "job": {"epochs": 50}}}
+    first = api("PUT", path, body, key)
+    assert first.status == 202
+    assert put(api, name, slow | {"retrain": {"every": 6000}}).status in (200, 202)
+    again = api("PUT", path, body, key)
+    assert (again.status, again.headers["Location"]) == (202, first.headers["Location"])
+    assert api("GET", f"/v1/models/{name}").body["retrain"]["every"] == 6000
+    other = api("PUT", path, slow | {"retrain": {"every": 7000}}, key)
+    assert other.status == 422, other
+    assert finished(api, first.headers["Location"])["state"] == "succeeded"
+
+
 def test_a_rebuild_without_a_schedule_leaves_the_one_in_force(api: Api, server: Server) -> None:
     name = server.create(SPEC | {"retrain": {"every": 5000}})
     teach(api, name, 100)

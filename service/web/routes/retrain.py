@@ -64,7 +64,7 @@ def start(
 ) -> Response:
     """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
     jobs, token = served.store.jobs, key_of_request(key)
-    job_id = new_id(served.name, hashlib.sha256(served.generation + token.encode()).hexdigest()[:16])
+    job_id = id_of(served, token)
     digest = body_digest(raw).decode()
     try:
         started = jobs.start(job_id, request, digest, token, schedule=schedule, put=put)
@@ -79,6 +79,11 @@ def start(
     if job is None:
         raise NotFound("the job of this Idempotency-Key has ended, and is not among the newest any more")
     return accepted(job)
+
+
+def id_of(served: ServedModel, key: str) -> str:
+    """The id of the job that a request with this Idempotency-Key starts."""
+    return new_id(served.name, hashlib.sha256(served.generation + key.encode()).hexdigest()[:16])
 
 
 def accepted(job: Job) -> Response:

@@ -46,6 +46,7 @@ class FeatureEncoder:
         self._indices = {name: index for index, name in enumerate(self.names)}
         self._values_of = itemgetter(*self.names)
         self._readers = [_reader(feature) for feature in features]
+        self._absent = [read(None) for read in self._readers]
         self._has_tokens = any(feature.tokens for feature in features)
         self._only_numbers = all(feature.kind == "number" for feature in features)
 
@@ -123,10 +124,11 @@ class FeatureEncoder:
         for name in row:
             if name not in self._indices:
                 raise RowError(index, _pointer(name), f"unknown feature; known are {listed(self.names)}")
-        return [
-            self._read_value(index, name, reader, row.get(name))
-            for name, reader in zip(self.names, self._readers, strict=True)
-        ]
+        values = self._absent.copy()
+        for name, value in row.items():
+            column = self._indices[name]
+            values[column] = self._read_value(index, name, self._readers[column], value)
+        return values
 
     def _read_value(self, index: int, key: str, reader: Callable[[Any], Any], value: Any) -> Any:
         try:

@@ -13,6 +13,7 @@ from service.web import worker
 
 _settings = load_settings()
 
+proc_name = "freshet"  # in lists of processes
 wsgi_app = "service.web.app:create_app()"
 _address = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_address}:{_settings.port}"

@@ -54,6 +54,17 @@ def _has_run_away(notes, best):
 
 
 @inner
+def _begin_average(state, number, twin):
+    """Let the twin be as its member is now, and begin its average there."""
+    averaged = state.averaged[twin - state.counters.shape[0]]
+    for i in range(U(state.networks.shape[1])):
+        state.networks[twin, i] = state.networks[number, i]
+    for i in range(1, averaged.shape[0]):
+        averaged[i] = averaged[0]
+    state.counters[number, program.AVERAGED] = 0
+
+
+@inner
 def _begin_anew(fixed, state, scratch, number, parameters):
     """Give the member other parameters, in its twin too, and an optimizer that has made no step."""
     counters, notes, twin = state.counters[number], state.notes[number], fixed.codes[number, program.TWIN]
@@ -64,12 +75,8 @@ def _begin_anew(fixed, state, scratch, number, parameters):
         for i in range(size):
             state.slots[number, slot, i] = np.float32(fixed.constants[number, program.INITIAL])
     if twin >= 0:
-        averaged = state.averaged[twin - state.counters.shape[0]]
-        for i in range(size):
-            state.networks[twin, i] = parameters[i]
-        for i in range(1, averaged.shape[0]):
-            averaged[i] = averaged[0]
-    counters[program.UPDATES], counters[program.AVERAGED] = 0, 0
+        _begin_average(state, number, twin)
+    counters[program.UPDATES] = 0
     for i in range(state.stepped.shape[1]):
         state.stepped[number, i] = 0
     for i in range(notes.shape[0]):
@@ -116,6 +123,20 @@ def _reset(fixed, state, scratch):
 
 
 @inlined
+def _hasten(fixed, state):
+    """What was learned before counts for less: learning rates are as high as at first, and averages begin anew.
+
+    A warm restart of the schedule (Loshchilov and Hutter 2017), without its warm-up.
+    """
+    for number in range(state.counters.shape[0]):
+        counters, twin = state.counters[number], fixed.codes[number, program.TWIN]
+        warm_up = int(fixed.constants[number, program.WARM_UP])
+        counters[program.SCHEDULED] = min(counters[program.SCHEDULED], warm_up)
+        if twin >= 0:
+            _begin_average(state, number, twin)
+
+
+@inlined
 def error_of(codes, labels, work, z, outputs, loss):
     """What the detector looks at: the mixture's loss, or its mean absolute error."""
     if codes[program.MIXING] != mixing.VALUES:
@@ -156,6 +177,7 @@ def look_for_drift(fixed, state, scratch, error):
     action = codes[program.ACTION]
     if look_at_loss(state.loss_detector, events, counters, action) and action != drift.NOTHING:
         counters[program.WINDOW_COUNT] = 0
+        _hasten(fixed, state)
         if action == drift.RESET:
             _reset(fixed, state, scratch)
     look_at_inputs(state.input_detectors, events, counters)

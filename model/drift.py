@@ -37,7 +37,7 @@ NOTHING, EMPTIED, RESET, RETRAIN, RESTARTED = range(5)
 ACTIONS = {"none": NOTHING, "rehearsal": EMPTIED, "reset": RESET, "retrain": RETRAIN}
 DONE = (
     "nothing",
-    "the rehearsal window was emptied",
+    "the rehearsal window was emptied, schedules of learning rates and averages began again",
     "all members started anew",
     "a retraining is due",
     "restarted",

@@ -29,6 +29,7 @@ from model.program import (
     WINDOW_COUNT,
     WINDOW_NEXT,
     fixed_of,
+    learned_rows,
     scratch_of,
 )
 from model.scaling import KINDS
@@ -225,7 +226,8 @@ class OnlineModel:
     def adopt(self, other: "OnlineModel") -> None:
         """Take another model's parameters, scaling, optimizer slots and window; keep metrics, step and live settings.
 
-        The slots are reset if the optimizer differs. The schedule continues where it was. Raises ValueError, and
+        The slots are reset if the optimizer differs. The schedule continues where it was, or where it would be had a
+        model of earlier learned on without a drift. Raises ValueError, and
         changes nothing, if the two differ in features, task, layers or scaling.
         """
         mine, theirs = self.spec, other.spec
@@ -247,6 +249,15 @@ class OnlineModel:
                 self._arrays["stepped"][number] = other._arrays["stepped"][number]
                 counters[UPDATES] = others[UPDATES]
         self.take_window(other)
+        self._forget_restarts(other)
+
+    def _forget_restarts(self, other: "OnlineModel") -> None:
+        """Go on in the schedule as if `other`, if this one comes from it, had learned as many rows and met no drift."""
+        counters, others = self._arrays["counters"], other._arrays["counters"]
+        rows, earlier = learned_rows(counters[0]), learned_rows(others[0])
+        mine, theirs = self.spec.members, other.spec.members
+        if 0 < earlier <= rows and [one.schedule for one in mine] == [one.schedule for one in theirs]:
+            counters[:, SCHEDULED] = others[:, SCHEDULED] + (rows - earlier)
 
     def take_window(self, other: "OnlineModel") -> None:
         """Rehearse from now on the rows that the other model would, if their windows are of one shape."""

@@ -33,7 +33,7 @@ class Member:
         self.slots = new_slots(self.optimizer, self.layout.size)
         self.loss = loss_of(spec.loss, spec.output, spec.outputs)
         self.schedule = schedule_of(self.optimizer.schedule)
-        self.steps = self.rows = 0
+        self.steps = self.scheduled = self.averaged = 0
         self.mean = self.parameters.copy() if self.optimizer.average else None
         self.twin = Network(self.layout, self.mean, self.norm) if self.optimizer.average else None
 
@@ -55,8 +55,8 @@ class Member:
 
     def learn(self, row, rehearsed, position):
         """`row` is (inputs, label, weight); `rehearsed` gives the i-th row drawn for this step."""
-        rate = self.optimizer.learning_rate * self.schedule(self.rows)
-        self.rows += 1
+        rate = self.optimizer.learning_rate * self.schedule(self.scheduled)
+        self.scheduled += 1
         self.step(self.gradient(*row, position), rate)
         plan = self.optimizer.rehearse
         lessons = range(1, 1 + plan.rows) if plan and rehearsed else []
@@ -71,8 +71,14 @@ class Member:
             for lesson, place in zip(lessons, places, strict=True):
                 self.step(self.gradient(*rehearsed(self, lesson), place), rate * plan.rate)
         if self.mean is not None:
-            decay = min(0.99, 1 - 1 / (1 + 0.2 * self.rows))
+            self.averaged += 1
+            decay = min(0.99, 1 - 1 / (1 + 0.2 * self.averaged))
             self.mean[...] = np.float32(decay) * self.mean + np.float32(1 - decay) * self.parameters
+
+    def hasten(self):
+        self.scheduled = min(self.scheduled, self.optimizer.schedule.warm_up)
+        if self.mean is not None:
+            self.averaged, self.mean[...] = 0, self.parameters
 
 
 class Adwin:
@@ -261,6 +267,8 @@ class ReferenceCommittee:
         if means is not None and means[1] > means[0]:
             self.rises.append(self.rows)
             self.window = []
+            for member in self.members:
+                member.hasten()
 
 
 def shared(weights, losses):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.online import OnlineModel
+from model.program import SCHEDULED, UPDATES, WINDOW_COUNT
 
 SOON = 400
 
@@ -21,7 +22,9 @@ def events_of(model, *kinds):
 @pytest.fixture
 def learned(spec_of):
     def learn(X, y, **fields):
-        model = OnlineModel(spec_of(features=X.shape[1], layers=[{"units": 8}], optimizer="auto", **fields))
+        model = OnlineModel(
+            spec_of(features=X.shape[1], **{"layers": [{"units": 8}], "optimizer": "auto", **fields})
+        )
         model.learn(X, y)
         return model
 
@@ -35,7 +38,10 @@ def test_an_abrupt_drift_is_found_soon_and_called_abrupt(learned):
     assert 2000 < event["step"] <= 2000 + SOON
     assert event["kind"] == "abrupt"
     assert event["after"] > event["before"]
-    assert event["done"] == "the rehearsal window was emptied"
+    assert (
+        event["done"]
+        == "the rehearsal window was emptied, schedules of learning rates and averages began again"
+    )
     assert not others
 
 
@@ -68,9 +74,29 @@ def test_what_is_done_is_what_the_spec_says(action, learned):
     y = np.where(np.arange(2400) < 2000, concept(X, 0.0), concept(X, 3.0))
     model = learned(X, y, drift={"action": action})
     (event,) = events_of(model, "abrupt", "gradual")
-    rows = int(model._arrays["counters"][0, 8])
-    assert rows == (1000 if action == "none" else 2400 - event["step"])
-    assert (model._arrays["counters"][0, 4] < 2400) == (action == "reset")
+    counters, since = model._arrays["counters"][0], 2400 - event["step"]
+    assert counters[WINDOW_COUNT] == (1000 if action == "none" else since)
+    assert counters[SCHEDULED] == (2400 if action == "none" else since)
+    assert (counters[UPDATES] == since) == (action == "reset")
+
+
+def test_a_schedule_begins_again_after_its_warm_up(learned):
+    X = np.random.default_rng(0).normal(size=(2400, 4))
+    y = np.where(np.arange(2400) < 2000, concept(X, 0.0), concept(X, 3.0))
+    schedule = {"name": "inverse_time", "decay": 0.001, "warm_up": 50}
+    model = learned(X, y, optimizer={"name": "adam", "learning_rate": 0.01, "schedule": schedule})
+    event = events_of(model, "abrupt", "gradual")[-1]
+    assert model._arrays["counters"][0, SCHEDULED] == 50 + 2400 - event["step"]
+
+
+def test_a_network_is_over_an_abrupt_drift_sooner_with_its_schedule_begun_again(learned):
+    X = np.random.default_rng(0).normal(size=(8000, 4))
+    y = np.where(np.arange(8000) < 4000, np.sin(3 * X[:, 0]) > X[:, 1], np.cos(3 * X[:, 1]) > X[:, 2])
+    losses = []
+    for action in ("rehearsal", "none"):
+        model = learned(X[:4000], y[:4000], optimizer={}, drift={"action": action})
+        losses.append(model.learn(X[4000:], y[4000:, None].astype(float)).losses.mean())
+    assert losses[0] < 0.95 * losses[1]
 
 
 def test_the_list_of_events_is_bounded(learned):

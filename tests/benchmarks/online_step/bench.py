@@ -1,8 +1,8 @@
 """One step of the online path against the same loop in C: `python tests/benchmarks/online_step/bench.py`.
 
 Prints microseconds per row for blocks of 1,000 rows on one core, ours and C's in turn, the least of several rounds;
-then the fixed cost of learning and of predicting a single row, and mini-batch training beside scikit-learn's. Needs
-gcc.
+then those of a step that a committee's member makes on a row that it rehearses; the fixed cost of learning and of
+predicting a single row, and mini-batch training beside scikit-learn's. Needs gcc.
 """
 
 import os
@@ -32,6 +32,8 @@ NETWORKS = {
     "100-256-128-10 SGD": ((100, 256, 128, 10), "sgd", 10),
     "100-256-128-10 Adam": ((100, 256, 128, 10), "adam", 6),
 }
+MEMBER = (20, 64, 32, 1)
+LESSONS = 8
 
 
 def least(call: Callable[[], object], repeats: int) -> float:
@@ -95,6 +97,35 @@ def print_steps() -> None:
             print(f"{name:<22}{floor:>9.2f}{ours:>9.2f}{ours / floor:>8.2f}")
 
 
+def print_lessons() -> None:
+    """What a rehearsed row costs: drawn from the window and scaled, learned by a step of the member."""
+    print(f"{'a step of a member':<22}{'C':>9}{'lesson':>9}{'ratio':>8}")
+    X, y = rows_of(spec_of(MEMBER, "adam"))
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_reference(folder)
+        for kind, layer_norm in (("member", False), ("normed", True)):
+            models = [member_of(layer_norm, rows) for rows in (0, LESSONS)]
+            floor, times = float("inf"), [float("inf")] * 2
+            for _ in range(ROUNDS):
+                floor = min(floor, measure_reference(program, MEMBER, kind, 60))
+                for number, model in enumerate(models):
+                    spent = least(lambda model=model: model.learn(X, y), 20)  # type: ignore[misc]
+                    times[number] = min(times[number], 1e6 * spent / ROWS)
+            ours = (times[1] - times[0]) / LESSONS
+            print(f"{'20-64-32-1 ' + kind:<22}{floor:>9.2f}{ours:>9.2f}{ours / floor:>8.2f}")
+
+
+def member_of(layer_norm: bool, rehearsed: int) -> OnlineModel:
+    """A committee of one, of the default optimizer, that has learned its first rows."""
+    member: dict[str, object] = {"layer_norm": layer_norm}
+    if rehearsed:
+        member["rehearse"] = {"rows": rehearsed}
+    spec = ModelSpec.model_validate({"task": "binary", "features": MEMBER[0], "optimizer": [member]})
+    model = OnlineModel(spec)
+    model.learn(*rows_of(spec))
+    return model
+
+
 def print_single_rows() -> None:
     spec = spec_of((20, 64, 32, 1), "sgd")
     model = OnlineModel(spec)
@@ -154,6 +185,7 @@ def print_fit() -> None:
 
 if __name__ == "__main__":
     print_steps()
+    print_lessons()
     print_single_rows()
     print_start()
     print_fit()

@@ -93,7 +93,12 @@ class Machine:
         """Send a file and wait until it is learned; returns the seconds."""
         begun = time.monotonic()
         output, _ = self.stream(name, body, kind).communicate()
-        assert b'"pending":0' in output.replace(b" ", b""), output[-300:]
+        last = json.loads(output.splitlines()[-1])
+        assert "detail" not in last, last
+        with Client(self.port) as client:
+            while (told := json.loads(client.get(f"/v1/models/{name}")[1]))["step"] < last["position"]:
+                time.sleep(0.01)
+        assert told["step"] > 0, last
         return time.monotonic() - begun
 
 

@@ -259,6 +259,11 @@ class Supervisor:
             child.tend(now)
         if self._reload:
             self._reload = False
+            try:
+                check_certificate(self._settings)
+            except SettingsError as error:
+                log.error("not reloaded", detail=str(error))
+                return
             for child in self._children:
                 if child.name == "web":
                     child.signal(signal.SIGHUP)

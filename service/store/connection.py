@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.errors import SettingsError, StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
+from service.logs import log
 from service.store.scripts import Script
 
 _REFUSED = ("OOM", "MISCONF")
@@ -254,6 +255,8 @@ def check_server(link: Link) -> None:
         raise StoreMisconfigured(
             f"Redis has maxmemory-policy {facts['maxmemory_policy']}: it would evict models; set noeviction"
         )
+    if facts.get("aof_enabled") == "0":
+        log.warning("Redis has appendonly no: what is acknowledged is lost with it; set appendonly yes")
     version = facts.get("valkey_version") or facts["redis_version"]
     if tuple(int(part) for part in version.split(".")[:2]) < (7, 2):
         raise StoreMisconfigured(f"Redis is of version {version}; Freshet needs 7.2 or newer")

@@ -69,6 +69,7 @@ class Direct:
             except Exception as error:  # noqa: BLE001 - Flask's handlers know what to do with it
                 return self._failed(environ, start_response, error)
             request_id = telemetry.request_id()
+            telemetry.note_log_fields(self._context)
         telemetry.count(f"/v1/models/<name>/{call}", status, time.perf_counter() - began)
         headers = [
             ("Content-Type", "application/json"),

@@ -6,7 +6,7 @@ from gunicorn.glogging import Logger
 
 from service import logs
 from service.settings import load_settings
-from service.web.names import REQUEST_ID
+from service.web.names import LOG_FIELDS
 
 UNREADABLE = "Invalid request from"
 
@@ -40,5 +40,5 @@ class GunicornLogger(Logger):  # type: ignore[misc]
             bytes=getattr(resp, "sent", None),
             seconds=round(request_time.total_seconds(), 6),
             client=environ.get("REMOTE_ADDR"),
-            request_id=next((value for name, value in resp.headers if name == REQUEST_ID), None),
+            **environ.get(LOG_FIELDS, {}),
         )

@@ -22,7 +22,7 @@ from service.telemetry import FOLDER
 from service.web import loop
 from service.web.access import key_name, may_see
 from service.web.context import Web, web
-from service.web.names import REQUEST_ID
+from service.web.names import LOG_FIELDS, REQUEST_ID
 from service.web.replicas.replica import ServedModel
 
 routes = Blueprint("metrics", __name__)
@@ -51,6 +51,7 @@ def _count(response: Response) -> Response:
     began = g.get("began", now)  # a bad name is refused before anything else
     count("(none)" if rule is None else rule.rule, response.status_code, now - began)
     response.headers[REQUEST_ID] = request_id()
+    note_log_fields(web())
     return response
 
 
@@ -65,6 +66,12 @@ def count(rule: str, status: int, seconds: float) -> None:
 def begin_direct(environ: dict[str, Any], model: str) -> None:
     """Note which request is current, in an application context without a request of Flask's."""
     g.environ, g.model = environ, model
+
+
+def note_log_fields(context: Web) -> None:
+    """Keep what the access log is to tell of the current request, if there is one."""
+    if context.settings.access_log:
+        _environ()[LOG_FIELDS] = log_context()
 
 
 def request_id() -> str:

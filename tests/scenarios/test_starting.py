@@ -205,16 +205,17 @@ def assert_private(folder: Path) -> None:
 def test_every_line_of_the_log_is_json_if_asked_for(folder: Path) -> None:
     with running(folder, log_format="json", access_log=True, web_workers=1, trainers=1) as server:
         assert server.api("PUT", "/v1/models/m", SPEC).status == 201
-        assert server.api("POST", "/v1/models/m/feedback", {"features": [1, 2], "label": 1}).status in (
-            200,
-            202,
-        )
+        trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "X-Request-Id": "mine"}
+        lesson = {"features": [1, 2], "label": 1}
+        assert server.api("POST", "/v1/models/m/feedback", lesson, trace).status in (200, 202)
         os.kill(server.pids("web")[0], 9)
         wait_until(lambda: answered(server), 20, server.log)
     lines = [json.loads(line) for line in server.log().splitlines()]
     assert {line["process"] for line in lines} >= {"serve", "web", "learner", "redis"}
     assert {"serving", "request", "leads"} <= {line["event"] for line in lines}
     assert all({"timestamp", "level"} <= line.keys() for line in lines)
+    request = next(line for line in lines if line.get("request_id") == "mine")
+    assert (request["event"], request["model"], request["trace_id"]) == ("request", "m", "a" * 32)
 
 
 def answered(server: Server) -> bool:

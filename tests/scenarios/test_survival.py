@@ -15,7 +15,7 @@ import redis
 import urllib3
 
 from tests import oracle
-from tests.faults import System, Valkey, preloaded, stopped
+from tests.faults import Part, System, Valkey, preloaded, stopped
 from tests.feeder import Feeder
 from tests.harness import FRESHET, Api, Server, alive, clean_environment, running, wait_until
 
@@ -251,6 +251,16 @@ def test_a_misspelt_setting_stops_the_start(folder: Path) -> None:
     )
     assert started.returncode == 2
     assert "FRESHET_WEB_WORKER" in started.stderr
+
+
+def test_a_redis_that_keeps_no_file_is_warned_of(folder: Path) -> None:
+    forgetful = Valkey(folder / "redis", appendonly="no").start()
+    learner = Part("learner", folder, forgetful.port).start()
+    try:
+        wait_until(lambda: "appendonly" in learner.log(), 30, learner.log)
+    finally:
+        learner.kill()
+        forgetful.kill()
 
 
 def test_a_redis_that_may_evict_is_refused(folder: Path) -> None:

@@ -61,6 +61,11 @@ def test_the_certificate_is_read_again_at_a_reload(folder: Path) -> None:
             capture_output=True,
         )
         assert health.returncode == 0
+        files["tls_key"].write_text("no key")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "not reloaded" in server.log(), 30, server.log)
+        assert request(server, "GET", "/v1/models/m") == 200
+        assert "Traceback" not in server.log()
     finally:
         server.api.close()
         assert server.stop() == 0

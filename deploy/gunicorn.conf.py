@@ -50,6 +50,9 @@ control_socket_disable = True
 # Nothing here needs more header fields, and each may hold 8 KiB of memory before it is refused.
 limit_request_fields = 64
 
+# A client on this machine may not say by a field under which path the application is, or what the path is.
+forwarder_headers = ""
+
 # PEM files, read again at a reload.
 certfile = str(_settings.tls_certificate) if _settings.tls_certificate else None
 keyfile = str(_settings.tls_key) if _settings.tls_key else None

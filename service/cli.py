@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import sys
 from typing import NamedTuple
 
@@ -87,6 +88,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors are one line."""
+    _open_standard_files()
+    if "serve" in sys.argv[1:2]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     # A user's own `model.py` or `service/` in the current folder must not be imported by any child process.
     os.environ["PYTHONSAFEPATH"] = "1"
     # Read by NumPy when it is imported: processes for the cores, not threads.
@@ -104,6 +108,16 @@ def main() -> None:
         else:
             click.echo(f"freshet: {error}", err=True)
         sys.exit(2)
+
+
+def _open_standard_files() -> None:
+    """Open what was closed of standard input, output and error: a socket would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from service.host.preloading import WEB, preload
 from service.host.supervisor import Supervisor
 from service.settings import check_certificate, in_force, load_settings
 from service.start import start
-from service.telemetry import folder_of_counters, share_counters
+from service.telemetry import share_counters
 from service.web import gunicorn_app
 
 
@@ -76,7 +76,7 @@ def web(fd: int | None) -> None:
     check_certificate(settings)
     if fd is None:
         listening.bind(settings.host, settings.port).close()  # gunicorn would try for long, and say less
-    share_counters(folder_of_counters(settings.port))
+    share_counters()
     preload(WEB)
     gunicorn_app.run([] if fd is None else ["--bind", f"fd://{fd}"])
 

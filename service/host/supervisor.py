@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from service.errors import CannotStart, SettingsError, StoreUnavailable
 from service.host import embedded, listening
@@ -19,7 +20,7 @@ from service.logs import log
 from service.processes import die_with_parent
 from service.settings import Settings, check_certificate, child_environment, redis_url
 from service.store.connection import Link, check_server
-from service.telemetry import folder_of_counters, share_counters
+from service.telemetry import remove_counters, share_counters
 
 TICK = 0.05  # seconds between looks at the children
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a child is started again
@@ -64,6 +65,7 @@ class Child:
         """Pass on what it has printed, and start it again if it has died and its pause is over."""
         self._pass_on_lines()
         if self.process is not None and self.process.poll() is not None:
+            self._pass_on_lines(to_end=True)
             # A process that was killed did not fail to start: it is wanted back at once.
             blameless = self.process.returncode == -signal.SIGKILL or now - self._started_at > HEALTHY
             self._pause = SHORTEST_PAUSE if blameless else min(2 * self._pause, LONGEST_PAUSE)
@@ -77,7 +79,8 @@ class Child:
         if self.process is None and now >= self._due_at:
             self.start()
 
-    def _pass_on_lines(self) -> None:
+    def _pass_on_lines(self, to_end: bool = False) -> None:
+        """Pass on the lines that it has printed; at its end also the one that it has not ended."""
         if self.log_line is None or self.process is None or self.process.stdout is None:
             return
         with suppress(BlockingIOError):
@@ -85,6 +88,11 @@ class Child:
                 *lines, self._printed = (self._printed + printed).split(b"\n")
                 for line in lines:
                     self.log_line(line)
+        if to_end:
+            self.process.stdout.close()
+            if self._printed:
+                self.log_line(self._printed)
+            self._printed = b""
 
     def _end_orphans(self) -> None:
         """Ask what the dead process had started to end too: it would hold the port."""
@@ -108,7 +116,7 @@ class Child:
             log.error("killed a process that did not stop", name=self.name)
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self._pass_on_lines()
+        self._pass_on_lines(to_end=True)
         self.process = None
 
 
@@ -120,6 +128,7 @@ class Supervisor:
         # No Events: a signal's handler could wait for the lock of what it interrupts.
         self._stopping = self._reload = False
         self._children: list[Child] = []
+        self._counters: Path | None = None  # the folder that the processes count in
         self._lock: int | None = None  # of the data folder: the embedded Redis holds it to its end
 
     def run(self) -> None:
@@ -145,6 +154,8 @@ class Supervisor:
                 listener.close()
                 for child in reversed(self._children):
                     child.stop()
+                if self._counters is not None:
+                    remove_counters(self._counters)
 
     def _start_redis(self) -> None:
         if self._settings.redis_url is None:
@@ -164,13 +175,11 @@ class Supervisor:
         )
 
     def _share_counters(self) -> None:
-        # Not in the data folder: a full disk would kill who counts in a file that is mapped into memory.
-        folder = folder_of_counters(self._settings.port)
         try:
-            share_counters(folder)
+            self._counters = share_counters()
         except OSError as error:
             raise SettingsError(
-                f"cannot write to {folder}, where the counters are: {error.strerror}"
+                f"cannot write to {error.filename}, where the counters are: {error.strerror}"
             ) from None
 
     def _start_processes(self, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ import ssl
 import time
 from contextlib import suppress
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import gevent
@@ -314,6 +315,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
     """Answer what is no HTTP: gunicorn's own page for it is HTML."""
+    if status in (known.value for known in HTTPStatus):
+        reason = HTTPStatus(status).phrase  # gunicorn says "Bad Request" of every status
     problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail}
     body = json.dumps(problem).encode() + b"\n"
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {PROBLEM}\r\nContent-Length: {len(body)}"

@@ -218,6 +218,18 @@ def test_every_line_of_the_log_is_json_if_asked_for(folder: Path) -> None:
     assert (request["event"], request["model"], request["trace_id"]) == ("request", "m", "a" * 32)
 
 
+def test_standard_files_may_be_closed(folder: Path) -> None:
+    server = Server(folder)
+    arguments = ["serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
+    closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', FRESHET, *arguments]
+    server.process = subprocess.Popen(closed, env=server.environment)
+    try:
+        wait_until(lambda: answered(server), 60)
+    finally:
+        server.api.close()
+        assert server.stop() == 0
+
+
 def answered(server: Server) -> bool:
     try:
         return server.api("GET", "/livez").status == 200

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import threading
 import time
@@ -97,6 +98,19 @@ def is_new(server: Server, before: set[int]) -> bool:
     """Whether all web processes are others than before."""
     now = set(server.pids("web"))
     return len(now) == 2 and not now & before
+
+
+def test_a_stop_reaches_a_web_process_that_has_just_been_started(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        for pause in (0.0, 0.02, 0.1):
+            before = server.pids("web")
+            os.kill(before[0], signal.SIGKILL)
+            wait_until(lambda pids=before: set(server.pids("web")) - set(pids), 20, server.log)
+            time.sleep(pause)
+            started = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - started < 20 * crowd()  # gunicorn kills after 30
+            server.start()
 
 
 def test_a_stop_answers_what_is_in_flight_and_saves_all(whole: System) -> None:

@@ -208,6 +208,15 @@ def test_a_client_that_sends_too_much_sees_why_it_is_refused(small: Server, fiel
     assert (status, json.loads(answer)["status"]) == (413, 413)
 
 
+@pytest.mark.parametrize(
+    "field", ["SCRIPT_NAME: /v1", "SCRIPT_NAME: /x", "PATH_INFO: /metrics", "X_Forwarded_For: a"]
+)
+def test_a_field_cannot_say_what_the_path_is(small: Server, field: str) -> None:
+    raw = f"GET /v1/models/nobody HTTP/1.1\r\nHost: 127.0.0.1\r\n{field}\r\n\r\n".encode()
+    status, _, body = exchange(small.port, raw, end=False)
+    assert (status, json.loads(body)["instance"]) == (404, "/v1/models/nobody")
+
+
 def test_two_requests_sent_together_are_answered_one_after_the_other(small: Server) -> None:
     name = small.create(SPEC)
     one = request(name, GOOD, f"Content-Length: {len(GOOD)}")

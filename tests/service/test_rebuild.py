@@ -113,6 +113,10 @@ def test_the_key_of_a_rebuild_repeats_it_after_another_schedule_was_set(api: Api
     other = api("PUT", path, slow | {"retrain": {"every": 7000}}, key)
     assert other.status == 422, other
     assert finished(api, first.headers["Location"])["state"] == "succeeded"
+    wait_until(lambda: put(api, name, slow | {"retrain": {"every": 6000}}).status == 200, 5)
+    again = api("PUT", path, body, key)
+    assert (again.status, again.headers["Location"]) == (202, first.headers["Location"])
+    assert api("GET", f"/v1/models/{name}").body["retrain"]["every"] == 6000
 
 
 def test_a_rebuild_without_a_schedule_leaves_the_one_in_force(api: Api, server: Server) -> None:

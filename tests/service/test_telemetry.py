@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,29 @@ def feed(api: Api, name: str, count: int) -> None:
             200,
             202,
         )
+
+
+COUNT = "from service.telemetry import share_counters; print(share_counters(), flush=True); input()"
+
+
+def test_servers_count_in_folders_of_their_own_and_what_a_killed_one_left_is_removed() -> None:
+    def counting() -> tuple[subprocess.Popen[str], Path]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-c", COUNT], stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    (first, mine), (second, left) = counting(), counting()
+    second.kill()
+    second.communicate()
+    for folder in (mine, left):
+        os.utime(folder, (0, 0))
+    third, other = counting()
+    assert mine.is_dir()
+    assert not left.exists()
+    for process, folder in ((first, mine), (third, other)):
+        process.communicate("\n")
+        folder.rmdir()
 
 
 def test_requests_are_counted_across_processes_and_a_workers_death(folder: Path) -> None:

@@ -75,10 +75,13 @@ def create(name: str) -> Response:
         room,
     )
     served = context.replicas.add(name)
+    is_rebuild = request.args.get("rebuild") == "true"
     if outcome != "created":
         caught_up(served)
+        if is_rebuild and (key := idempotency_key()) and retrain.is_started(served, key):
+            return retrain.start(served, {}, key, raw)
     if outcome == "different":
-        if request.args.get("rebuild") == "true":
+        if is_rebuild:
             models.resize(link, name, spec.parameter_count, room)
             return _rebuild(context, served, spec, schedule, raw)
         raise Conflict(
@@ -141,21 +144,18 @@ def _rebuild(
     is_new = schedule is not None and (scheduled is None or scheduled.schedule != schedule)
     wanted = _schedule(context, schedule) if is_new else None
     put = "" if schedule is None else schedule.model_dump_json()
-    job, key = _rebuild_under_way(served, spec), idempotency_key()
-    is_repeated = job is not None and key is not None and job.id == retrain.id_of(served, key)
-    if job is not None and not is_repeated:
+    job = _rebuild_under_way(served, spec)
+    if job is not None:
         if put != served.store.schedule.last_put():  # no repetition: only the schedule is another one
             _set_schedule(context, served, wanted, put)
         return retrain.accepted(job)
-    if (
-        not is_repeated and _spec_in_force(served) == spec
-    ):  # only the schedule is another one, or the rebuild has just been done
+    if _spec_in_force(served) == spec:  # only the schedule is another one, or the rebuild has just been done
         _set_schedule(context, served, wanted, put)
         return answer(_described(context, served))
     body = Retraining(start="scratch", promote="always")
     retrain.check_rows(served, body)
     asked = {"retrain": body.model_dump(mode="json"), "spec": spec.model_dump(mode="json"), "by": "rebuild"}
-    return retrain.start(served, asked, key, raw, wanted, put)
+    return retrain.start(served, asked, idempotency_key(), raw, wanted, put)
 
 
 def _set_schedule(context: Web, served: ServedModel, wanted: NewSchedule | None, put: str) -> None:

@@ -64,7 +64,7 @@ def start(
 ) -> Response:
     """Start a job. `key` is the request's Idempotency-Key, `raw` its body; `schedule` and `put` are of a rebuild."""
     jobs, token = served.store.jobs, key_of_request(key)
-    job_id = id_of(served, token)
+    job_id = _id_of(served, token)
     digest = body_digest(raw).decode()
     try:
         started = jobs.start(job_id, request, digest, token, schedule=schedule, put=put)
@@ -81,8 +81,12 @@ def start(
     return accepted(job)
 
 
-def id_of(served: ServedModel, key: str) -> str:
-    """The id of the job that a request with this Idempotency-Key starts."""
+def is_started(served: ServedModel, key: str) -> bool:
+    """Whether a job of this Idempotency-Key is under way, or among the newest: `start` repeats its first outcome."""
+    return served.store.jobs.load(_id_of(served, key)) is not None
+
+
+def _id_of(served: ServedModel, key: str) -> str:
     return new_id(served.name, hashlib.sha256(served.generation + key.encode()).hexdigest()[:16])
 
 

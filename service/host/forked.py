@@ -1,6 +1,5 @@
 """Processes that are forked with all code loaded, and run one of the commands."""
 
-import gc
 import importlib
 import os
 import signal
@@ -52,7 +51,6 @@ class Forked:
         """
         self.returncode: int | None = None
         parent = os.getpid()
-        gc.freeze()
         # A signal must not be taken by what it was not sent to.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         self.pid = os.fork()

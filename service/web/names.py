@@ -1,4 +1,4 @@
-"""Names that gunicorn's master needs too. It must import nothing that a worker is to import after it has patched it."""
+"""Names that requests, answers and log lines share."""
 
 REQUEST_ID = "X-Request-Id"
 

@@ -4,7 +4,9 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
+from typing import TextIO, cast
 
 import structlog
 
@@ -20,6 +22,24 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+class Lossy:
+    """A stream that loses what cannot be written: nobody may read the log any more, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what can be handed on."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure(settings: Settings, process: str) -> None:
     """Set up logging for this process; every line names it."""
     global _process
@@ -33,7 +53,7 @@ def configure(settings: Settings, process: str) -> None:
     structlog.configure(
         processors=[*_SHARED, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, Lossy(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     _configure_libraries(level, finish)
@@ -51,7 +71,7 @@ def tell_context(context: Callable[[], dict[str, str]]) -> None:
 
 def _configure_libraries(level: int, finish: list[structlog.typing.Processor]) -> None:
     """Write what libraries log with Python's `logging` in the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(cast(TextIO, Lossy(sys.stderr)))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],

@@ -1,10 +1,10 @@
 """Request bodies, checked at the edge: strict types, no unknown fields. Rows and labels are checked by the model."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from service.errors import BadRequest, Invalid
 
@@ -52,7 +52,7 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
     try:
         return body_type.model_validate_json(raw)
     except ValidationError as error:
-        raise problem(error) from None
+        raise problem(error, body_type) from None
 
 
 def parse_feedback(raw: bytes, check: Callable[[int], None] = lambda rows: None) -> list[Observation]:
@@ -69,17 +69,49 @@ def parse_feedback(raw: bytes, check: Callable[[int], None] = lambda rows: None)
             return Observations.model_validate(value).observations
         return [Observation.model_validate(value)]
     except ValidationError as error:
-        raise problem(error) from None
+        raise problem(error, Observations if several else Observation) from None
 
 
-def problem(error: ValidationError, prefix: str = "") -> BadRequest | Invalid:
-    """The problem that tells a client of a validation error; `prefix` goes before each pointer."""
+def problem(
+    error: ValidationError, body_type: type[BaseModel] | None = None, prefix: str = ""
+) -> BadRequest | Invalid:
+    """The problem that tells a client of a validation error.
+
+    Where a field is unknown it names those of `body_type`; `prefix` goes before each pointer.
+    """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return BadRequest(f"not JSON: {errors[0]['msg']}")
-    fields = [(prefix + pointer(*item["loc"]), item["msg"]) for item in errors]
+    errors.sort(
+        key=lambda item: item["type"] != "extra_forbidden"
+    )  # a wrong name also leaves the right one out
+    fields = [(prefix + pointer(*item["loc"]), _message(item, body_type)) for item in errors[:100]]
     where, what = fields[0]
-    return Invalid(f"{where or 'the body'}: {what}", fields[:100])
+    return Invalid(f"{where or 'the body'}: {what}", fields)
+
+
+def _message(item: ErrorDetails, body_type: type[BaseModel] | None) -> str:
+    if item["type"] != "extra_forbidden":
+        return item["msg"]
+    known = _fields_around(item["loc"], body_type)
+    return f"unknown field; known are {', '.join(known)}" if known else "unknown field"
+
+
+def _fields_around(path: tuple[str | int, ...], body_type: Any) -> list[str]:
+    """The fields that a model has where `path` names one that it hasn't; none if that cannot be told."""
+    for part in path[:-1]:
+        if isinstance(part, str):
+            field = body_type.model_fields.get(part) if body_type else None
+            body_type = _model_in(field.annotation) if field else None
+    return list(body_type.model_fields) if body_type else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The one model in an annotation such as `list[Model] | None`; None if there are several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = {_model_in(part) for part in get_args(annotation)} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def pointer(*path: str | int) -> str:

@@ -52,6 +52,15 @@ def load_all(link: Link) -> dict[str, ApiKey]:
     return {key.id: key for key in found}
 
 
+def load(link: Link, key_id: str) -> ApiKey | None:
+    """One key by its id. Raises StoreError."""
+    record = link.call("HGET", keys.API_KEYS, key_id)
+    try:
+        return None if record is None else ApiKey.model_validate_json(record)
+    except ValueError as error:
+        raise StoreError(f"an API key in Redis cannot be read: {error}") from error
+
+
 def save(link: Link, key: ApiKey) -> bool:
     """Keep a key; False if another one has its name."""
     return bool(link.run(SAVE, [keys.API_KEYS], [key.id, key.model_dump_json(), key.name]))

@@ -84,6 +84,8 @@ class Access:
         self._admin = None if admin is None else digest_of(admin.get_secret_value())
         self._keys: dict[str, ApiKey] | None = None
         self._allowances: dict[tuple[str, str], Allowance] = {}
+        self._looking = threading.Lock()
+        self._failed_at = 0.0  # monotonic seconds of the last look at a single key that failed
 
     def start(self) -> None:
         """Read the keys, and go on reading them."""
@@ -127,10 +129,23 @@ class Access:
         if parsed is None:
             raise Unauthorized("the API key is not known")
         key_id, secret = parsed
-        key = self._keys.get(key_id)
-        if key is not None and key.fits(secret, time.time()):
-            return key
+        for look in (self._keys.get, self._look_up):
+            key = look(key_id)
+            if key is not None and key.fits(secret, time.time()):
+                return key
         return self._admin_key(token.strip())
+
+    def _look_up(self, key_id: str) -> ApiKey | None:
+        """A key as Redis has it now: it may have been made or rotated a moment ago. One such look at a time."""
+        arrived = time.monotonic()
+        with self._looking:
+            if self._failed_at > arrived:
+                return None
+            try:
+                return store.load(self._link, key_id)
+            except StoreError:
+                self._failed_at = time.monotonic()
+                return None
 
     def _admin_key(self, token: str) -> ApiKey:
         if self._admin is not None and compare_digest(digest_of(token), self._admin):

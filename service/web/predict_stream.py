@@ -87,7 +87,7 @@ def _parsed(first: int, lines: list[bytes], named: bool, bad: dict[int, str]) ->
             else:
                 rows.append(_Row(number, from_json(line)))
         except ValidationError as error:
-            bad[number] = problem(error).detail
+            bad[number] = problem(error, NamedRow).detail
         except ValueError as error:
             bad[number] = f"not JSON: {error}"
     return rows

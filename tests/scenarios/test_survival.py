@@ -1,5 +1,6 @@
 """What was acknowledged survives SIGKILL of any part; what was not is sent again and counts once."""
 
+import os
 import subprocess
 import sys
 import time
@@ -302,3 +303,20 @@ def test_one_id_sent_a_hundred_times_and_after_a_restart_is_one_entry(whole: Sys
     with whole.redis.link as link:
         assert link.xlen(f"freshet:{{{name}}}:log") == 1
     assert oracle.applications(web.api, name, 5) == [0, 0, 0, 1, 0]
+
+
+def test_a_server_goes_on_when_nobody_reads_its_log_any_more(tmp_path: Path) -> None:
+    server = Server(tmp_path, web_workers=1)
+    (tmp_path / "serve.log").touch()
+    reads, writes = os.pipe()
+    arguments = ["serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
+    server.process = subprocess.Popen([*FRESHET, *arguments], env=server.environment, stderr=writes)
+    os.close(writes)
+    server.wait_ready()
+    os.close(reads)
+    for part in ("learner", "web"):  # each is logged
+        ended = server.pids(part)[0]
+        server.kill_part(part)
+        wait_until(lambda part=part, ended=ended: server.pids(part) not in ([], [ended]), 20)
+    server.wait_ready()
+    assert server.stop() == 0

@@ -89,7 +89,7 @@ class Lines:
                 try:
                     good.append(_Line(number, Observation.model_validate_json(line)))
                 except ValidationError as error:
-                    refused.append((number, problem(error).detail))
+                    refused.append((number, problem(error, Observation).detail))
         return good
 
 

@@ -263,7 +263,7 @@ def _spec_and_schedule(raw: bytes, context: Web) -> tuple[ModelSpec, Schedule | 
         try:
             schedule = None if asked is None else Schedule.model_validate_json(json.dumps(asked))
         except ValidationError as error:
-            raise problem(error, "/retrain") from None
+            raise problem(error, Schedule, "/retrain") from None
     if schedule is not None:
         retrain.check_limits(context, schedule.job, "/retrain/job")
     return _spec(raw, context), schedule
@@ -273,7 +273,7 @@ def _spec(raw: bytes, context: Web) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate_json(raw)
     except ValidationError as error:
-        raise problem(error) from None
+        raise problem(error, ModelSpec) from None
     limit = context.settings.max_parameters
     if spec.parameter_count > limit:
         detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"

@@ -228,22 +228,40 @@ def findings_of(signs: Signs) -> list[Finding]:
 
 
 def report(spec: ModelSpec, arrays: Arrays) -> dict[str, Any]:
-    """Layers, loss, steps and findings, JSON-ready."""
+    """Layers, loss, steps and findings, JSON-ready. What no step has shown yet is None."""
     signs, committee = signs_of(spec, arrays), Committee(spec)
+
+    def noted(values: dict[str, Any]) -> dict[str, Any]:
+        """The values, each None before the first step since the notes were cleared, as by a promotion."""
+        return values if signs.seen else dict.fromkeys(values)
+
     return {
         "step": int(arrays["counters"][0, STEP]),
         "skipped": signs.skipped,
         "learning_rate": signs.learning_rate,
-        "loss": {"recent": signs.recent, "first": signs.first, "best": signs.best},
-        "steps": {
-            "improvement": signs.improvement,
-            "overshoot_share": signs.overshoot,
-            "clipped_share": signs.clipped,
-        },
+        "loss": noted({"recent": signs.recent, "first": signs.first, "best": signs.best}),
+        "steps": noted(
+            {
+                "improvement": signs.improvement,
+                "overshoot_share": signs.overshoot,
+                "clipped_share": signs.clipped,
+            }
+        ),
         "leader": committee.leader(arrays),
         "members": committee.members(arrays),
         "drift": drift_report(spec, arrays),
-        "layers": [vars(layer) for layer in signs.layers],
+        "layers": [
+            {"name": layer.name, "weight_norm": layer.weight_norm}
+            | noted(
+                {
+                    "gradient_norm": layer.gradient_norm,
+                    "activation_mean": layer.activation_mean,
+                    "activation_deviation": layer.activation_deviation,
+                }
+            )
+            | {"dead_share": layer.dead_share}
+            for layer in signs.layers
+        ],
         "findings": [
             {key: value for key, value in vars(found).items() if value is not None}
             for found in findings_of(signs)

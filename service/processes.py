@@ -16,6 +16,14 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
         os._exit(1)
 
 
+def ending(status: int | None) -> str:
+    """How a process ended, from its status as `subprocess` gives it: by a signal, or with a status of its own."""
+    try:
+        return f"killed by {signal.Signals(-(status or 0)).name}"
+    except ValueError:
+        return f"exit status {status}"
+
+
 def identity(pid: int | None = None) -> str:
     """A process of this machine, never the same for two: boot, namespace of pids, pid, start. "" without /proc."""
     pid = os.getpid() if pid is None else pid

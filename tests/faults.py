@@ -18,9 +18,9 @@ import urllib3
 
 from service.host import embedded
 from service.settings import Settings
+from tests import forking
 from tests.harness import (
     APPLY_SECONDS,
-    FRESHET,
     Api,
     Served,
     alive,
@@ -297,15 +297,13 @@ class Part(Served):
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             **{f"FRESHET_{name.upper()}": str(value) for name, value in given.items()},
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: forking.Process | None = None
         self.api = Api(self.port)
 
     def spawn(self) -> None:
         """Start it, without waiting."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*FRESHET, self.kind], env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
+            self.process = forking.start([self.kind], self.environment, log, log)
 
     def start(self) -> "Part":
         """Start it; a web process is waited for."""

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from typing import Any
 import redis
 import urllib3
 
-from tests import contract
+from tests import contract, forking
 
 READY_SECONDS = 60.0
 APPLY_SECONDS = 10.0
@@ -116,7 +115,7 @@ class Server(Served):
             f"FRESHET_{name.upper()}": str(value)
             for name, value in {"trainers": 0, "apply_timeout": APPLY_SECONDS, **settings}.items()
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: forking.Process | None = None
         self.api = Api(self.port)
 
     def start(self) -> "Server":
@@ -129,9 +128,7 @@ class Server(Served):
         """Start it, without waiting."""
         arguments = ["serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
         with (self.folder / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                FRESHET + arguments, env=self.environment | variables, stdout=log, stderr=log
-            )
+            self.process = forking.start(arguments, self.environment | variables, log, log)
 
     def wait_ready(self) -> None:
         """Wait until the web answers that it is ready."""

@@ -17,7 +17,7 @@ from service.host.exposure import check_exposure
 from service.host.forked import Forked
 from service.host.preloading import preload
 from service.logs import log
-from service.processes import die_with_parent
+from service.processes import die_with_parent, ending
 from service.settings import Settings, check_certificate, child_environment, redis_url
 from service.store.connection import Link, check_server
 from service.telemetry import remove_counters, share_counters
@@ -72,7 +72,7 @@ class Child:
             self.failed_starts = 0 if blameless else self.failed_starts + 1
             self._end_orphans()
             log.error(
-                "a process died", name=self.name, status=self.process.returncode, restart_in=self._pause
+                "a process died", name=self.name, how=ending(self.process.returncode), restart_in=self._pause
             )
             self.process = None
             self._due_at = now + self._pause

@@ -13,7 +13,7 @@ from service.errors import StoreError, StoreUnavailable
 from service.jobs import schedules
 from service.jobs.retraining import NOT_BETTER
 from service.logs import log
-from service.processes import has_died, identity
+from service.processes import ending, has_died, identity
 from service.replay.compiling import compile_loop
 from service.settings import Settings
 from service.store import jobs, models
@@ -144,8 +144,8 @@ class Trainer:
             attempt.finish(self._link, state, None, detail)
         elif running.process.exitcode != 0:
             again = attempt.give_back(self._link, died=True)
-            status = running.process.exitcode
-            log.warning("a training process died", job=attempt.id, status=status, again=again)
+            how = ending(running.process.exitcode)
+            log.warning("a training process died", job=attempt.id, how=how, again=again)
         self._report_end(attempt)
 
     def _report_end(self, attempt: Attempt) -> None:

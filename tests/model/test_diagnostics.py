@@ -139,8 +139,11 @@ def test_the_report_describes_every_layer_and_is_json(spec_of, rows_of):
     assert report["loss"]["best"] <= report["loss"]["first"]
 
 
-def test_a_model_that_has_learned_nothing_has_a_report(spec_of):
-    json.dumps(OnlineModel(spec_of()).diagnostics(), allow_nan=False)
+def test_a_model_that_has_learned_nothing_has_a_report_without_zeros_that_nothing_was_measured_for(spec_of):
+    report = OnlineModel(spec_of()).diagnostics()
+    json.dumps(report, allow_nan=False)
+    assert set(report["loss"].values()) == set(report["steps"].values()) == {None}
+    assert {layer["gradient_norm"] for layer in report["layers"]} == {None}
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -11,6 +11,7 @@ from flask import Flask
 
 from service.web import access
 from service.web.app import RESOURCES
+from tests import forking
 from tests.faults import system
 from tests.harness import FRESHET, Answer, Api, Server, clean_environment, free_port, running, wait_until
 
@@ -21,10 +22,7 @@ LESSON = {"features": [1, 2], "label": 1}
 
 def freshet(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command on the server's data folder."""
-    command = [*FRESHET, *arguments, "--data-dir", str(server.data_dir)]
-    return subprocess.run(
-        command, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    return forking.run([*arguments, "--data-dir", str(server.data_dir)], clean_environment())
 
 
 def new_key(server: Server, name: str, *options: str) -> str:

@@ -6,7 +6,7 @@ ARGS ?=
 MINUTES ?= 10
 BASE ?= python:3.12-slim
 # The tests of a file share their servers, so they stay together.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
 # Those that reach every dependency without what only the development requirements have.
 LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \

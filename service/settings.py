@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     apply_timeout: float = Field(
         2.0, gt=0, description="seconds that feedback or `min_step` waits; then 202 or 503"
     )
-    redis_timeout: float = Field(3.0, gt=0, description="seconds after which a request gives up on Redis")
+    redis_timeout: float = Field(1.0, gt=0, description="seconds after which a request gives up on Redis")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest JSON body, in bytes")
     max_line_bytes: int = Field(2**20, ge=1024, description="longest line of an NDJSON stream, in bytes")
     max_rows: int = Field(

@@ -1,5 +1,8 @@
 """Servers that many tests share, and models on them."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +10,27 @@ import pytest
 
 from tests.faults import System, system
 from tests.harness import Api, Server, running
+
+
+MEMORY = Path("/dev/shm")
+ROOM = 2 * 2**30  # bytes: the tests of a run leave a quarter of a gigabyte
+PREFIX = f"freshet-tests-{os.getuid()}-"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' folders in memory if there is room: no pause of a disk is taken for one of Redis.
+
+    Those of a run that was killed are removed; `--basetemp` puts them elsewhere, and keeps them.
+    """
+    if hasattr(config, "workerinput") or config.option.basetemp:
+        return
+    for left in MEMORY.glob(f"{PREFIX}*"):
+        if not Path("/proc", left.name.split("-")[3]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        config.option.basetemp = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -122,7 +122,7 @@ def run(
         for file in (output, errors):
             file.seek(0)
         texts = output.read().decode(), errors.read().decode()
-    return subprocess.CompletedProcess(list(arguments), status, *texts)
+    return subprocess.CompletedProcess(["freshet", *arguments], status, *texts)
 
 
 def _is_plain(environment: Mapping[str, str]) -> bool:

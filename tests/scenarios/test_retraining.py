@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from model import OnlineModel
+from tests import forking
 from tests.feeder import Feeder
 from tests.harness import FRESHET, Server, command_line, descendants, parent, running, wait_until
 from tests.jobs import SPEC, finished, promotions
@@ -331,8 +332,6 @@ def test_a_log_with_promotions_a_rebuild_and_a_patch_replays_bit_for_bit(trained
         assert ended(trained, rebuild.headers["Location"])["result"]["promoted"]
         assert api("PATCH", "/v1/models/m", {"learning_rate": 0.002}).status in (200, 202)
     environment = trained.environment | {"FRESHET_DATA_DIR": str(trained.data_dir)}
-    verify = subprocess.run(
-        [*FRESHET, "verify", "m"], env=environment, capture_output=True, text=True, check=False
-    )
+    verify = forking.run(["verify", "m"], environment)
     assert verify.returncode == 0, verify
     assert verify.stdout.count("equal") == len(promotions(api, "m")) + 1, verify

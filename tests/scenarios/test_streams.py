@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 from river import datasets
 
 from model import FeatureEncoder, LabelEncoder, ModelSpec, OnlineModel
-from tests.harness import FRESHET, Server
+from tests import forking
+from tests.harness import Server, clean_environment
 
 STREAMS = {"phishing": datasets.Phishing, "bananas": datasets.Bananas}
 
@@ -29,13 +29,8 @@ def write_csv(path: Path, stream: Any) -> list[tuple[dict[str, float], bool]]:
 def feed(server: Server, path: Path, name: str) -> dict[str, Any]:
     """What `freshet feed --json` prints."""
     arguments = [str(path), "--model", name, "--url", server.api.base, "--label", "label", "--id", "id"]
-    done = subprocess.run(
-        [*FRESHET, "feed", *arguments, "--create", "binary", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    command = ["feed", *arguments, "--create", "binary", "--json"]
+    done = forking.run(command, clean_environment(), timeout=100)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

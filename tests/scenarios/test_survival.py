@@ -15,7 +15,7 @@ import pytest
 import redis
 import urllib3
 
-from tests import oracle
+from tests import forking, oracle
 from tests.faults import Part, System, Valkey, preloaded, stopped
 from tests.feeder import Feeder
 from tests.harness import FRESHET, Api, Server, alive, clean_environment, running, wait_until
@@ -34,7 +34,7 @@ int fdatasync(int fd) { slow(); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasyn
 @pytest.fixture(scope="module")
 def restartable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose parts may be killed; each test uses models of its own names."""
-    with running(tmp_path_factory.mktemp("mortal"), web_workers=2) as started:
+    with running(tmp_path_factory.mktemp("mortal"), web_workers=2, apply_timeout=1) as started:
         yield started
 
 
@@ -115,14 +115,8 @@ def test_predictions_wait_for_their_labels_through_a_restart(mortal: Server) -> 
 
 
 def test_a_second_serve_on_the_same_data_folder_is_refused(mortal: Server) -> None:
-    second = subprocess.run(
-        [*FRESHET, "serve", "--port", "1", "--data-dir", str(mortal.data_dir)],
-        env=mortal.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    arguments = ["serve", "--port", "1", "--data-dir", str(mortal.data_dir)]
+    second = forking.run(arguments, mortal.environment, timeout=30)
     assert second.returncode == 2
     assert f"another `freshet serve` uses the data folder {mortal.data_dir}" in second.stderr
 
@@ -247,9 +241,7 @@ def stop_offline_redis(server: Server) -> None:
 
 def test_a_misspelt_setting_stops_the_start(folder: Path) -> None:
     environment = clean_environment() | {"FRESHET_WEB_WORKER": "2", "FRESHET_DATA_DIR": str(folder)}
-    started = subprocess.run(
-        [*FRESHET, "serve"], env=environment, capture_output=True, text=True, timeout=30, check=False
-    )
+    started = forking.run(["serve"], environment, timeout=30)
     assert started.returncode == 2
     assert "FRESHET_WEB_WORKER" in started.stderr
 
@@ -269,14 +261,7 @@ def test_a_redis_that_may_evict_is_refused(folder: Path) -> None:
     try:
         with evicting.link as link:
             link.config_set("maxmemory-policy", "allkeys-lru")
-        started = subprocess.run(
-            [*FRESHET, "learner"],
-            env=clean_environment() | {"REDIS_URL": evicting.url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        started = forking.run(["learner"], clean_environment() | {"REDIS_URL": evicting.url})
     finally:
         evicting.kill()
     assert started.returncode == 2

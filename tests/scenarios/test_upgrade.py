@@ -2,14 +2,14 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import FRESHET, Server, running
+from tests import forking
+from tests.harness import Server, clean_environment, running
 
 FOLDER = Path(__file__).parent / "data_0_1"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
@@ -83,7 +83,7 @@ def test_a_prediction_of_version_0_1_takes_its_late_label_and_the_model_goes_on(
 def test_its_log_is_verified(upgraded: Server) -> None:
     """Another processor computed it: equal, or not comparable, but nothing that cannot be read and no corruption."""
     for name in ("old", "line"):
-        command = [*FRESHET, "verify", name, "--data-dir", str(upgraded.data_dir)]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        command = ["verify", name, "--data-dir", str(upgraded.data_dir)]
+        found = forking.run(command, clean_environment(), timeout=100)
         assert found.returncode in (0, 3), found.stdout + found.stderr
         assert "cannot be" not in found.stdout

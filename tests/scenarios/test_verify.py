@@ -10,7 +10,8 @@ import pytest
 import redis
 from safetensors.numpy import load, save
 
-from tests.harness import FRESHET, Server, running, wait_until
+from tests import forking
+from tests.harness import FRESHET, Server, clean_environment, running, wait_until
 
 SPEC = {
     "task": "multiclass",
@@ -72,8 +73,7 @@ def observation(choice: np.random.Generator) -> dict[str, object]:
 
 def verified(server: Server, name: str = "m") -> subprocess.CompletedProcess[str]:
     """What `freshet verify` says; it starts the embedded server itself."""
-    command = [*FRESHET, "verify", name, "--data-dir", str(server.data_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return forking.run(["verify", name, "--data-dir", str(server.data_dir)], clean_environment(), timeout=100)
 
 
 def tamper(server: Server, change) -> None:  # type: ignore[no-untyped-def]
@@ -181,8 +181,6 @@ def test_an_unknown_model_and_an_empty_folder_are_told_apart_from_a_difference(
     stopped_server: Server, tmp_path: Path
 ) -> None:
     assert verified(stopped_server, "none").returncode == 2
-    nothing = subprocess.run(
-        [*FRESHET, "verify", "m", "--data-dir", str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    nothing = forking.run(["verify", "m", "--data-dir", str(tmp_path)], clean_environment())
     assert nothing.returncode == 2
     assert "no Redis answers" in nothing.stderr

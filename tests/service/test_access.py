@@ -13,7 +13,7 @@ from service.web import access
 from service.web.app import RESOURCES
 from tests import forking
 from tests.faults import system
-from tests.harness import FRESHET, Answer, Api, Server, clean_environment, free_port, running, wait_until
+from tests.harness import Answer, Api, Server, clean_environment, free_port, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
 ROWS = {"instances": [[1, 2]]}
@@ -199,14 +199,7 @@ def started(folder: Path, part: str, **variables: str) -> "subprocess.CompletedP
     with system(folder) as whole:
         settings = {"DATA_DIR": str(folder), "PORT": str(free_port()), **variables}
         environment = clean_environment() | {f"FRESHET_{name}": value for name, value in settings.items()}
-        return subprocess.run(
-            [*FRESHET, part],
-            env=environment | {"REDIS_URL": whole.redis.url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forking.run([part], environment | {"REDIS_URL": whole.redis.url})
 
 
 @pytest.mark.parametrize("part", ["serve", "web"])

@@ -2,14 +2,14 @@
 
 import ast
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import urllib3
 
-from tests.harness import FRESHET, Answer, Server, clean_environment, running, wait_until
+from tests import forking
+from tests.harness import Answer, Server, clean_environment, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -30,11 +30,8 @@ class Guarded:
             assert self("admin", "PUT", f"/v1/models/{name}", SPEC).status == 201
 
     def _create(self, name: str, *options: str) -> str:
-        command = [*FRESHET, "keys", "create", name, *options, "--data-dir", str(self.server.data_dir)]
-        made = subprocess.run(
-            command, env=clean_environment(), capture_output=True, text=True, timeout=60, check=True
-        )
-        return made.stdout.strip()
+        command = ["keys", "create", name, *options, "--data-dir", str(self.server.data_dir)]
+        return forking.run(command, clean_environment()).stdout.strip()
 
     def __call__(self, key: str, method: str, path: str, body: object = None) -> Answer:
         return self.server.api(method, path, body, {"Authorization": f"Bearer {self.tokens.get(key, key)}"})

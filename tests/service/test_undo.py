@@ -11,7 +11,8 @@ import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from model import ModelSpec, OnlineModel
-from tests.harness import FRESHET, Answer, Api, Server, clean_environment, running, wait_until
+from tests import forking
+from tests.harness import Answer, Api, Server, clean_environment, running, wait_until
 
 SPEC = {"task": "binary", "features": 3, "layers": [{"units": 8}]}
 ROWS = 600
@@ -41,9 +42,9 @@ class Keyed:
     def run(self, *arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command of freshet."""
         environment = clean_environment() | ({"FRESHET_KEY": key} if key else {})
-        return subprocess.run(
-            [*FRESHET, *arguments], env=environment, capture_output=True, text=True, timeout=90, check=True
-        )
+        done = forking.run(arguments, environment, timeout=90)
+        done.check_returncode()
+        return done
 
     def __call__(self, key: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         return self.server.api(method, path, body, {"Authorization": f"Bearer {self.keys[key]}", **headers})

@@ -11,7 +11,6 @@ import pytest
 from tests.faults import System, system
 from tests.harness import Api, Server, running
 
-
 MEMORY = Path("/dev/shm")
 ROOM = 2 * 2**30  # bytes: the tests of a run leave a quarter of a gigabyte
 PREFIX = f"freshet-tests-{os.getuid()}-"

@@ -1,13 +1,14 @@
-"""Commands of Freshet that start at once: forked from a process that has loaded most of their code.
+"""Commands of Freshet that start at once: forked from a process that has loaded their code.
 
 A start costs two seconds of a processor else, and the tests make hundreds. What is forked is what `freshet serve` forks
-for its own processes; `prometheus_client` is left out, which must be imported when the folder of counters is known.
+for its own processes.
 """
 
 import atexit
 import importlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,20 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-LIBRARIES = (
-    "click",
-    "croniter",
-    "flask",
-    "gevent",
-    "gunicorn.arbiter",
-    "gunicorn.http.wsgi",
-    "gunicorn.workers.ggevent",
-    "hiredis",
-    "pydantic_settings",
-    "setproctitle",
-    "structlog",
-)
-OWN = ("model", "service.store", "service.replay", "service.jobs")
+from service import cli
+from service.host.forked import Forked, RunCommand, ended_at_once
+from service.host.preloading import preload
+from service.telemetry import FOLDER
+
 LOOK = 0.01  # seconds between looks whether a process has ended
 LONGEST = 2**20  # bytes of a message
 
@@ -133,33 +125,30 @@ def _is_plain(environment: Mapping[str, str]) -> bool:
             if name != "REDIS_URL" and not name.startswith(("FRESHET_", "PYTEST_"))
         }
 
-    return others(environment) == others(os.environ)
+    return others(environment) == others(os.environ) and "FRESHET_METRICS_PORT" not in environment
 
 
 def main() -> None:
     """Load the code, then start what is asked for."""
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    from service import cli
-    from service.host import preloading
-    from service.host.forked import RunCommand
-
-    for library in LIBRARIES:
-        importlib.import_module(library)
-    preloading.preload(OWN)
-    assert "prometheus_client" not in sys.modules
+    counters = tempfile.mkdtemp()
+    os.environ[FOLDER] = counters
+    importlib.import_module("service.host.commands")
+    preload()
     asked: dict[str, Any] = {}
     try:
         _answer(socket.socket(fileno=int(sys.argv[1])), asked)
     except RunCommand:
         os.chdir(asked["folder"])
+        if asked["arguments"][0] in ("learner", "trainer"):  # `serve` and `web` choose a folder of their own
+            os.environ[FOLDER] = counters
         sys.argv = ["freshet", *asked["arguments"]]
-        cli.main()
+        ended_at_once(cli.main)
+    shutil.rmtree(counters)
 
 
 def _answer(client: socket.socket, asked: dict[str, Any]) -> None:
     """Answer until the tests are over. In a process that was forked, RunCommand is raised, and `asked` is what for."""
-    from service.host.forked import Forked
-
     processes: dict[int, Forked] = {}
     while True:
         text, files, _, _ = socket.recv_fds(client, LONGEST, 2)

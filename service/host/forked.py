@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import NoReturn
 
 import click
 from setproctitle import setproctitle
@@ -30,12 +31,7 @@ class RunCommand(BaseException):
         """Run the command, and end this process with its status. Raises ServiceError."""
         module, _, name = self._location.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
-        status: object = None
-        try:
-            command.main(self._arguments, prog_name="freshet", standalone_mode=False)
-        except SystemExit as end:
-            status = end.code
-        _end_at_once(status if isinstance(status, int) else int(status is not None))
+        ended_at_once(lambda: command.main(self._arguments, prog_name="freshet", standalone_mode=False))
 
 
 class Forked:
@@ -100,13 +96,18 @@ class Forked:
                 os.kill(self.pid, number)
 
 
-def _end_at_once(status: int) -> None:
-    """End this process as the interpreter does, but leave it to the system to free what was loaded: that is faster."""
+def ended_at_once(main: Callable[[], object]) -> NoReturn:
+    """Run `main`, and end this process as the interpreter would, but leave it to the system to free what was loaded."""
+    status: object = None
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(status)
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def _read_nothing() -> None:

@@ -12,6 +12,9 @@ SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 LOWEST_TESTS := tests/model/test_online.py tests/model/test_state.py tests/model/test_spec.py tests/service/test_api.py \
 	tests/service/test_feed_command.py tests/service/test_retrain.py tests/service/test_commands.py tests/scenarios/test_connections.py
 
+# Tests start hundreds of processes, which would else compile all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install serve test test-lowest test-all soak fuzz simulate mutate lint bench bench-quality readme containers requirements clean
 
 install: $(VENV)/.installed

@@ -76,6 +76,7 @@ def test_rows_of_very_many_buckets(bounded: Server) -> None:
     assert feed(bounded.api, name, observations[:most]).status in (200, 202)
 
 
+@pytest.mark.slow
 def test_empty_rows_of_very_many_features(bounded: Server) -> None:
     spec = {"task": "binary", "features": 100_000, "layers": [], "optimizer": {"name": "adam"}}
     name = bounded.create(spec)

@@ -25,7 +25,7 @@ class Guarded:
             "admin": self._create("admin", "--scope", "admin"),
             "one": self._create("one", "--scope", "predict", "--scope", "feedback", "--model", "mine"),
         }
-        wait_until(lambda: self("one", "GET", "/v1/models").status == 200, 5)
+        wait_until(lambda: self("nobody", "GET", "/v1/models").status == 401, 5)
         for name in ("mine", "theirs"):
             assert self("admin", "PUT", f"/v1/models/{name}", SPEC).status == 201
 

@@ -33,7 +33,7 @@ class Keyed:
                 "limited": ["--scope", "feedback", "--observations-per-second", "50"],
             }.items()
         }
-        wait_until(lambda: self("limited", "GET", "/v1/models").status == 200, 5)
+        wait_until(lambda: self("nobody", "GET", "/v1/models").status == 401, 5)
 
     def _create(self, name: str, *options: str) -> str:
         arguments = ["keys", "create", name, *options, "--data-dir", str(self.server.data_dir)]
@@ -47,7 +47,7 @@ class Keyed:
         return done
 
     def __call__(self, key: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        return self.server.api(method, path, body, {"Authorization": f"Bearer {self.keys[key]}", **headers})
+        return self.server.api(method, path, body, {"Authorization": f"Bearer {self.keys.get(key, key)}", **headers})
 
     def weights(self, name: str) -> bytes:
         """The model's weights."""

@@ -47,7 +47,9 @@ class Keyed:
         return done
 
     def __call__(self, key: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        return self.server.api(method, path, body, {"Authorization": f"Bearer {self.keys.get(key, key)}", **headers})
+        return self.server.api(
+            method, path, body, {"Authorization": f"Bearer {self.keys.get(key, key)}", **headers}
+        )
 
     def weights(self, name: str) -> bytes:
         """The model's weights."""

@@ -19,7 +19,7 @@ import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
-from model import tokens
+from model import lines, tokens
 from model.errors import RowError
 from model.feature_spec import MAX_TEXT_BYTES, FeatureSpec
 from model.spec import ModelSpec
@@ -64,6 +64,10 @@ class FeatureEncoder:
         if self._has_tokens:
             values = [_flat(row) for row in values]
         return np.array(values, dtype=np.float64).reshape(len(values), self.width)
+
+    def encode_lines(self, text: bytes, rows: int) -> tuple[Array, list[Any]] | None:
+        """Raw rows (n, width) and labels of lines of JSON, each with its line end; see `lines.read`. None: not so."""
+        return lines.read(text, rows, self.width) if self._only_numbers else None
 
     def _encode_row_of_numbers(self, row: Any) -> Array | None:
         """The same for one row, which has no missing value either, in as few calls as possible."""

@@ -2,11 +2,11 @@
 
 import importlib
 
-from model import predictor
+from model import lines, predictor
 from model.online import OnlineModel
 from model.spec import ModelSpec
 
-KERNELS = ("predict_kernels", "metrics_kernels", "served_kernels", "kernels")
+KERNELS = ("predict_kernels", "line_kernels", "metrics_kernels", "served_kernels", "kernels")
 
 
 def warm_up() -> None:
@@ -25,15 +25,17 @@ def is_compiled() -> bool:
 
 
 def load_predictions(compile_now: bool = True) -> bool:
-    """Let predictions of a few rows take their fast way from now on, in this process; False if that is not compiled.
+    """Let predictions of a few rows, and plain lines, take their fast way from now on; False if that is not compiled.
 
     Imports the compiler, which takes most of a second; without `compile_now` it compiles nothing.
     """
     from model.compiled import is_stored
 
-    if not compile_now and not is_stored("predict_kernels"):
+    if not compile_now and not (is_stored("predict_kernels") and is_stored("line_kernels")):
         return False
+    from model.line_kernels import read_lines
     from model.predict_kernels import predict_rows
 
     predictor.predict_rows = predict_rows
+    lines.read_lines = read_lines
     return True

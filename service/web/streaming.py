@@ -14,7 +14,7 @@ from service.web import problems
 from service.web.bodies import RequestBody
 
 LINES = "application/x-ndjson"
-LINES_AT_ONCE = 1000
+LINES_AT_ONCE = 2000
 CELLS_AT_ONCE = 2**20
 """Lines of a stream that are read together, and features or outputs in them, at most."""
 

@@ -34,6 +34,7 @@ containers() { $ENGINE ps --all --format '{{.Names}}' | grep "freshet-stack[_-]$
 
 clean() { compose down --volumes >/dev/null 2>&1 || true; }
 trap clean EXIT INT TERM
+clean  # what a run that was killed has left
 
 # Ask through the proxy: PATH, options of curl.
 ask() {

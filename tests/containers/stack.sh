@@ -32,7 +32,11 @@ compose() { $COMPOSE -f deploy/compose.yaml ${OVERRIDE:+-f $OVERRIDE} "$@"; }
 # The containers of a service.
 containers() { $ENGINE ps --all --format '{{.Names}}' | grep "freshet-stack[_-]$1" || true; }
 
-clean() { compose down --volumes >/dev/null 2>&1 || true; }
+clean() {
+    # podman-compose does not know the containers that --scale has added, nor ends what they use.
+    for id in $(containers .); do $ENGINE rm --force "$id" >/dev/null 2>&1 || true; done
+    compose down --volumes >/dev/null 2>&1 || true
+}
 trap clean EXIT INT TERM
 clean  # what a run that was killed has left
 

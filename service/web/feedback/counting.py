@@ -7,6 +7,7 @@ from service.store.messages import Result
 from service.web.access import key_name
 
 _children: dict[tuple[str, str], Any] = {}
+_keys: dict[str, tuple[Any, Any]] = {}
 
 
 def count_rows(model: str, **outcomes: int) -> None:
@@ -23,7 +24,16 @@ def count_rows(model: str, **outcomes: int) -> None:
 def count_losses(result: Result | None) -> None:
     """Count the losses of learned rows for the current request's API key: a source that misleads has a high one."""
     name = key_name()
-    if result is not None and name:
-        learned = ~result.skipped
-        KEY_ROWS.labels(name).inc(int(learned.sum()))
-        KEY_LOSS.labels(name).inc(float(result.losses[learned].sum()))
+    if result is None or not name:
+        return
+    counters = _keys.get(name)
+    if counters is None:
+        counters = _keys[name] = KEY_ROWS.labels(name), KEY_LOSS.labels(name)
+    # Lists: for the usual single observation NumPy's calls would cost more than all of this.
+    learned = [
+        loss
+        for loss, skipped in zip(result.losses.tolist(), result.skipped.tolist(), strict=True)
+        if not skipped
+    ]
+    counters[0].inc(len(learned))
+    counters[1].inc(sum(learned))

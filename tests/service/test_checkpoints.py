@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from safetensors.numpy import load, save
 
-from tests.harness import Api, wait_until
+from tests.harness import Api, Server, wait_until
 
 SPEC = {
     "task": "binary",
@@ -104,6 +104,23 @@ def test_what_is_learned_after_a_rollback_goes_on_from_the_checkpoint(api: Api, 
     rollback(api, name, made)
     teach(api, name, 20, seed=1)
     assert weights(api, name, 60) == after
+
+
+def test_a_committee_rehearses_nothing_after_a_rollback_that_it_learned_since(
+    api: Api, server: Server
+) -> None:
+    found = []
+    for taken_back in (1, 2):
+        name = server.create({"task": "binary", "features": 3, "layers": [{"units": 4}]})
+        teach(api, name, 60)
+        made, before = checkpoint(api, name), weights(api, name, 60)
+        teach(api, name, 60, seed=taken_back)
+        assert weights(api, name, 120) != before
+        rollback(api, name, made)
+        teach(api, name, 60, seed=3)
+        found.append(weights(api, name, 180))
+        api("DELETE", f"/v1/models/{name}")
+    assert found[0] == found[1]
 
 
 def test_an_unknown_checkpoint_is_named_and_changes_nothing(api: Api, name: str) -> None:

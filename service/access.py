@@ -53,6 +53,12 @@ class ApiKey(Strict):
             fits |= hmac.compare_digest(given, self.previous.digest)
         return fits
 
+    def follows(self, earlier: "ApiKey", now: float) -> bool:
+        """Whether the secret of an earlier state of this key is in force now."""
+        if self.previous is not None and now < self.previous.until and self.previous.digest == earlier.digest:
+            return True
+        return self.digest == earlier.digest
+
     def allows(self, scope: Scope) -> bool:
         """Whether the key has a scope; `admin` has all."""
         return scope in self.scopes or "admin" in self.scopes

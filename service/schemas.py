@@ -82,9 +82,11 @@ def problem(
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return BadRequest(f"not JSON: {errors[0]['msg']}")
-    errors.sort(
-        key=lambda item: item["type"] != "extra_forbidden"
-    )  # a wrong name also leaves the right one out
+    # A list of which every item is bad counts as too short.
+    within = {item["loc"][:size] for item in errors for size in range(len(item["loc"]))}
+    errors = [item for item in errors if item["type"] != "too_short" or item["loc"] not in within]
+    # A wrong name also leaves the right one out.
+    errors.sort(key=lambda item: item["type"] != "extra_forbidden")
     fields = [(prefix + pointer(*item["loc"]), _message(item, body_type)) for item in errors[:100]]
     where, what = fields[0]
     return Invalid(f"{where or 'the body'}: {what}", fields)

@@ -21,6 +21,8 @@ REFRESH = 0.4  # seconds between looks at the keys in Redis: a change is in forc
 MOST_ADMITTED = (
     10_000  # kinds of requests that are let through without another look, until the keys are read again
 )
+ADMIN = "admin"  # the id of the key that a setting gives
+AWAY = 2.0  # seconds without asking for tokens after Redis did not answer: all that is asked for is granted
 SHARE = 0.1  # of a second's tokens that a process takes at a time, so that few requests ask Redis
 
 OPEN = {
@@ -91,6 +93,9 @@ class Access:
         self._admitted: dict[tuple[str, str, str], ApiKey] = {}
         self._looking = threading.Lock()
         self._failed_at = 0.0  # monotonic seconds of the last look at a single key that failed
+        self._asking_at = (
+            0.0  # monotonic seconds from which tokens are asked for: not at once where Redis did not answer
+        )
 
     def start(self) -> None:
         """Read the keys, and go on reading them."""
@@ -155,7 +160,7 @@ class Access:
 
     def _admin_key(self, token: str) -> ApiKey:
         if self._admin is not None and compare_digest(digest_of(token), self._admin):
-            return ApiKey(id="admin", name="admin", digest="", scopes=("admin",), created=0.0)
+            return ApiKey(id=ADMIN, name="admin", digest="", scopes=("admin",), created=0.0)
         raise Unauthorized("the API key is not known")
 
     def admit(self, authorization: str, address: str, endpoint: str, model: str) -> ApiKey | None:
@@ -175,9 +180,29 @@ class Access:
         check_scope(key, endpoint)
         if model and not key.covers(model):
             raise Forbidden(f"the API key {key.name!r} is not for model {model!r}")
-        if len(admitted) < MOST_ADMITTED:
+        # The secret before a rotation is looked at each time: it ends by the clock.
+        if len(admitted) < MOST_ADMITTED and (key.previous is None or key.previous.until <= time.time()):
             admitted[asked] = key
         return key
+
+    def check_still(self) -> None:
+        """Check the current request's key again, for a stream that may outlive it. Raises Unauthorized."""
+        key = current_key()
+        if key is None and self._keys:
+            raise Unauthorized("there are API keys now; send one")
+        if key is not None and key.id != ADMIN:
+            newest = (self._keys or {}).get(key.id)
+            if newest is None:
+                newest = self._loaded(key)
+            if newest is None or not newest.follows(key, time.time()):
+                raise Unauthorized("the API key was revoked")
+
+    def _loaded(self, key: ApiKey) -> ApiKey | None:
+        """A key as Redis has it now; as it is known if Redis is away."""
+        try:
+            return store.load(self._link, key.id)
+        except StoreError:
+            return key
 
     def _check_local(self, address: str) -> None:
         if self._insecure or is_loopback(address or "127.0.0.1"):
@@ -206,8 +231,7 @@ class Access:
         if allowance is None:
             allowance = self._allowances.setdefault((key.id, kind), Allowance())
         with allowance.lock:
-            now = time.monotonic()
-            if now >= allowance.until:
+            if time.monotonic() >= allowance.until:
                 allowance.tokens = 0.0
             if allowance.tokens < count:
                 least = count - allowance.tokens
@@ -218,19 +242,22 @@ class Access:
                         retry_after=max(wait, 0.001),
                     )
                 allowance.tokens += granted
-                allowance.until = now + 1.0
+                allowance.until = time.monotonic() + 1.0  # after the answer, which may have taken long
             allowance.tokens -= count
 
     def take_observations(self, count: int) -> None:
         """Count observations against the limit of the current request's key. Raises TooManyRequests."""
         key = current_key()
         if key is not None:
-            self.take(key, "observations", count)
+            self.take((self._keys or {}).get(key.id, key), "observations", count)
 
     def _ask(self, key: ApiKey, kind: str, rate: float, wanted: float, least: float) -> tuple[float, float]:
+        if time.monotonic() < self._asking_at:
+            return wanted, 0.0
         try:
             return store.take(self._link, key.id, kind, rate, wanted, least)
         except StoreUnavailable:  # predictions go on; feedback will be refused by itself
+            self._asking_at = time.monotonic() + AWAY
             return wanted, 0.0
 
 

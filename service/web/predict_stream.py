@@ -56,11 +56,12 @@ def predict_stream(
 ) -> Iterator[list[dict[str, Any]]]:
     """The predictions for lines of NDJSON. A bad line is reported in its turn, or ends the stream.
 
-    Raises NotFound if the model is deleted meanwhile.
+    Raises NotFound if the model is deleted meanwhile, Unauthorized if the API key is revoked.
     """
     for number, lines in blocks:
         loop.breathe()  # the next block may be there already
         served.check_exists()
+        context.access.check_still()
         bad: dict[int, str] = {}
         rows = _parsed(number, lines, options.named, bad)
         rows, features = _encoded(served, rows, bad)

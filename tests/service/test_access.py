@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import urllib3
 from flask import Flask
 
 from service.web import access
 from service.web.app import RESOURCES
 from tests import forking
-from tests.faults import system
+from tests.faults import stopped, system
 from tests.harness import Answer, Api, Server, clean_environment, free_port, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -154,6 +155,53 @@ def test_every_process_knows_a_new_key_and_its_new_secret_at_once(guarded: tuple
             token = make()
             answers = pool.map(lambda _, token=token: call(server.api, token, "GET", "/v1/models"), range(40))
             assert {answer.status for answer in answers} == {200}
+
+
+def test_a_revoked_key_teaches_no_more_through_a_stream_that_is_open(guarded: tuple[Server, str]) -> None:
+    server, _ = guarded
+    token = new_key(server, "partner", "--scope", "feedback")
+    line = b'{"features": [1, 2], "label": 1}\n'
+    sent = []
+
+    def lines() -> Iterator[bytes]:
+        yield line
+        freshet(server, "keys", "revoke", "partner")
+        for number in range(40):
+            time.sleep(0.2)
+            sent.append(number)
+            yield line
+
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
+    answer = urllib3.request(
+        "POST", f"{server.api.base}/v1/models/fraud-1/feedback", body=lines(), headers=headers, retries=False
+    )
+    assert (answer.status, 1 <= answer.json()["appended"] < len(sent)) == (401, True), answer.json()
+
+
+def test_an_old_secret_ends_with_its_grace_though_redis_is_away(guarded: tuple[Server, str]) -> None:
+    server, _ = guarded
+    old = new_key(server, "graceful", "--scope", "predict")
+    assert freshet(server, "keys", "rotate", "graceful", "--grace", "4").returncode == 0
+    path = "/v1/models/fraud-1/predict"
+    time.sleep(1)  # every process has read it
+    assert call(server.api, old, "POST", path, ROWS).status == 200
+    with stopped(server.pids("redis")[0]):
+        wait_until(lambda: call(server.api, old, "POST", path, ROWS).status == 401, 20)
+
+
+def test_a_key_with_a_rate_predicts_though_redis_stands_still(guarded: tuple[Server, str]) -> None:
+    server, _ = guarded
+    token = new_key(server, "rated", "--scope", "predict", "--requests-per-second", "1000")
+    path = "/v1/models/fraud-1/predict"
+    time.sleep(1)  # every process has read it
+    with stopped(server.pids("redis")[0]), ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: call(server.api, token, "POST", path, ROWS).status, range(200))
+        started = time.monotonic()
+        assert set(answers) == {200}
+        assert time.monotonic() - started < 20  # one by one with a wait for Redis they would take minutes
+    time.sleep(access.AWAY)
+    assert freshet(server, "keys", "revoke", "rated").returncode == 0
+    wait_until(lambda: {call(server.api, token, "POST", path, ROWS).status for _ in range(8)} == {401}, 3)
 
 
 def test_a_keys_rate_of_requests_holds_across_processes(guarded: tuple[Server, str]) -> None:

@@ -51,6 +51,7 @@ def upload_stream(
         with context.waiting.turn():
             upload.resume()
             for part in parts:
+                context.access.check_still()
                 upload.add(part)
                 yield from upload.results.records(wait=options.results != "none" and is_idle())
                 upload.check()

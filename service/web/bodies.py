@@ -83,7 +83,7 @@ class RequestBody:
 
     def is_idle(self) -> bool:
         """Whether nothing has arrived that is not handed on."""
-        return self._connection is not None and not _has_bytes(self._connection)
+        return self._connection is not None and not has_bytes(self._connection)
 
     def _gathered(self) -> bytes:
         """The next bytes, with what has arrived meanwhile: a block of rows costs more than a row."""
@@ -92,7 +92,7 @@ class RequestBody:
         pieces, size = [_next_piece(self._stream)], 0
         while self._connection is not None and pieces[-1]:
             size += len(pieces[-1])
-            if size >= PIECE or not _has_bytes(self._connection):
+            if size >= PIECE or not has_bytes(self._connection):
                 break
             try:
                 pieces.append(_next_piece(self._stream))
@@ -129,7 +129,7 @@ class RequestBody:
         return TooLarge(f"the body is over {most} bytes ({setting})")
 
 
-def _has_bytes(connection: socket.socket) -> bool:
+def has_bytes(connection: socket.socket) -> bool:
     """Whether bytes wait to be read. Asks the system, without waiting and without the event loop."""
     waiting = int.from_bytes(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
     return waiting > len(CHUNK_END)

@@ -32,6 +32,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
+from service.web.bodies import has_bytes
 from service.web.heads import PlainRequest, Requests
 from service.web.sending import Answer
 
@@ -199,8 +200,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 self._end_longest_idle()
                 gevent.sleep(TICK)
                 continue
-            if self._pool.full():
-                self._end_longest_idle()
+            while self._pool.full():
+                gevent.sleep(LOOK if self._end_longest_idle() else TICK)
             self._pool.spawn(self._serve, name, client, address)
             self._note()
 
@@ -212,17 +213,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 return
             gevent.sleep(LOOK)
 
-    def _end_longest_idle(self) -> None:
-        client = next(iter(self._idle), None)
-        if client is not None:
-            _end(client)
+    def _end_longest_idle(self) -> bool:
+        """End the connection on which nothing has come for longest; False if each has a request under way."""
+        client = next((client for client in self._idle if not has_bytes(client)), None)
+        if client is None:
+            return False
+        _end(client)
+        return True
 
     def _end_overdue(self) -> None:
         """End the connections on which no request has come for too long."""
         latest = time.monotonic() - self.cfg.keepalive
         while self._idle:
             client, since = next(iter(self._idle.items()))
-            if since > latest:
+            if since > latest or has_bytes(client):
                 break
             del self._idle[client]
             _end(client)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -277,3 +277,17 @@ def test_a_process_at_its_limit_of_connections_closes_the_longest_idle_one(folde
         assert server.api("GET", "/livez").status == 200
         assert clients[0].recv(4096).startswith(b"HTTP/1.1 200")
         assert clients[0].recv(4096) == b""
+
+
+def test_a_process_at_its_limit_of_connections_answers_every_request_that_has_come(folder: Path) -> None:
+    asked = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with running(folder, web_workers=1, max_connections=16) as server, ExitStack() as opened:
+        with stopped(server.pids("web")[0]):
+            clients = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+                for _ in range(40)
+            ]
+            for client in clients:
+                client.sendall(asked)
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")

@@ -9,12 +9,12 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from service.host.forked import Forked, RunCommand, ended_at_once
 from service.host.preloading import preload
 from service.telemetry import FOLDER
 
-LOOK = 0.01  # seconds between looks whether a process has ended
 LONGEST = 2**20  # bytes of a message
 
 
@@ -57,15 +56,15 @@ def nursery() -> Nursery:
     return Nursery()
 
 
-class Started:
-    """A command that was started, with the methods of `subprocess.Popen`."""
+class Started(Forked):
+    """A command that was started, with the methods of `subprocess.Popen` that tests need."""
 
     def __init__(
         self, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes], errors: IO[bytes]
     ) -> None:
         message = {"arguments": list(arguments), "environment": dict(environment), "folder": str(Path.cwd())}
-        self.pid: int = nursery().ask(message, [output.fileno(), errors.fileno()])
-        self.returncode: int | None = None
+        self.pid = nursery().ask(message, [output.fileno(), errors.fileno()])
+        self.returncode = None
 
     def poll(self) -> int | None:
         """The exit status, or the negative number of the signal that ended it; None while it runs."""
@@ -73,23 +72,9 @@ class Started:
             self.returncode = nursery().ask({"poll": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end. Raises subprocess.TimeoutExpired."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while (status := self.poll()) is None:
-            if until is not None and time.monotonic() > until:
-                raise subprocess.TimeoutExpired("freshet", timeout or 0.0)
-            time.sleep(LOOK)
-        return status
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, if it runs."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
     def kill(self) -> None:
         """End it with SIGKILL."""
-        self.send_signal(9)
+        self.send_signal(signal.SIGKILL)
 
 
 Process = Started | subprocess.Popen[bytes]

@@ -18,9 +18,7 @@ from service.store.connection import Link, SharedLink
 from service.store.jobs import model_of
 
 REFRESH = 0.4  # seconds between looks at the keys in Redis: a change is in force within a second
-MOST_ADMITTED = (
-    10_000  # kinds of requests that are let through without another look, until the keys are read again
-)
+MOST_ADMITTED = 10_000  # kinds of requests that need no other look until the keys are read again
 ADMIN = "admin"  # the id of the key that a setting gives
 AWAY = 2.0  # seconds without asking for tokens after Redis did not answer: all that is asked for is granted
 SHARE = 0.1  # of a second's tokens that a process takes at a time, so that few requests ask Redis
@@ -93,9 +91,7 @@ class Access:
         self._admitted: dict[tuple[str, str, str], ApiKey] = {}
         self._looking = threading.Lock()
         self._failed_at = 0.0  # monotonic seconds of the last look at a single key that failed
-        self._asking_at = (
-            0.0  # monotonic seconds from which tokens are asked for: not at once where Redis did not answer
-        )
+        self._asking_at = 0.0  # monotonic seconds from which Redis is asked for tokens, see AWAY
 
     def start(self) -> None:
         """Read the keys, and go on reading them."""

@@ -101,6 +101,23 @@ class Machine:
         assert told["step"] > 0, last
         return time.monotonic() - begun
 
+    def rate(
+        self, path: str, body: bytes, kind: str, seconds: float, token: str = "", clients: int = 32
+    ) -> float:
+        """Answers a second to the same POST of so many clients, by wrk."""
+        (self.folder / "posted").write_bytes(body)
+        script = self.folder / "post.lua"
+        script.write_text(
+            f'wrk.method = "POST"; wrk.headers["Content-Type"] = "{kind}"\n'
+            + (f'wrk.headers["Authorization"] = "Bearer {token}"\n' if token else "")
+            + f'wrk.body = io.open("{self.folder / "posted"}", "rb"):read("*a")\n'
+        )
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
+        address = f"http://127.0.0.1:{self.port}{path}"
+        text = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout
+        assert "Non-2xx" not in text, text
+        return float(text.split("Requests/sec:")[1].split()[0])
+
 
 @contextmanager
 def machine(**settings: str) -> Iterator[Machine]:
@@ -354,9 +371,53 @@ def fair(arguments: argparse.Namespace) -> None:
         print("beside a busy model:", told(found))
 
 
+def keyed(arguments: argparse.Namespace) -> None:
+    """Predict and feedback with an API key that has limits, beside a server without keys, in turn."""
+    row = json.dumps([0.5] * INPUTS)
+    bodies = {"predict": f'{{"instances": [{row}]}}', "feedback": f'{{"features": {row}, "label": 1}}'}
+    with machine() as free, machine() as guarded:
+        for tested in (free, guarded):
+            tested.create("m", SPEC)
+        command = [str(Path(sys.executable).parent / "freshet"), "keys", "create", "k"]
+        command += ["--scope", "predict", "--scope", "feedback", "--model", "m*"]
+        command += ["--requests-per-second", "100000", "--observations-per-second", "100000"]
+        command += ["--data-dir", str(guarded.folder / "data")]
+        token = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        time.sleep(QUIET)
+        for call, body in bodies.items():
+            shares = []
+            for turn in range(10):
+                rates = {}
+                for tested in (free, guarded) if turn % 2 else (guarded, free):
+                    given = (f"/v1/models/m/{call}", body.encode(), "application/json", arguments.seconds / 3)
+                    rates[tested] = tested.rate(*given, token=token if tested is guarded else "")
+                shares.append(rates[guarded] / rates[free])
+            print(f"{call} with a key: {statistics.median(shares):.3f} of the rate without", sorted(shares))
+
+
+def together(arguments: argparse.Namespace) -> None:
+    """Predictions of 1,000 rows a request, as JSON and as Arrow."""
+    rows = numbers(1000)
+    columns = {f"x{number}": rows[:, number] for number in range(INPUTS)}
+    table = pyarrow.table(columns)
+    sink = io.BytesIO()
+    with ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    kinds = {
+        "application/json": json.dumps({"instances": rows.tolist()}).encode(),
+        "application/vnd.apache.arrow.stream": sink.getvalue(),
+    }
+    with machine() as tested:
+        tested.create("m", SPEC | {"features": [{"name": name} for name in columns]})
+        for kind, body in kinds.items():
+            rate = tested.rate("/v1/models/m/predict", body, kind, arguments.seconds / 2, clients=8)
+            print(f"{kind}: {rate * len(rows):,.0f} rows/s")
+
+
 def main() -> None:
     """Measure what is asked for."""
-    measures = {each.__name__: each for each in (bulk, endless, reload, big, many, fair)}
+    known = (bulk, endless, reload, big, many, fair, keyed, together)
+    measures = {each.__name__: each for each in known}
     parser = argparse.ArgumentParser(description="Measure what a server stands.")
     parser.add_argument("--only", choices=measures, action="append", help="may be repeated; default: all")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the longest stream")

@@ -87,7 +87,7 @@ class Access:
         self._admin = None if admin is None else digest_of(admin.get_secret_value())
         self._keys: dict[str, ApiKey] | None = None
         self._allowances: dict[tuple[str, str], Allowance] = {}
-        # Let through since the last look at the keys; found by a keyed hash, so that time tells nothing of a secret.
+        # Let through since the last look at the keys, by the digest of the header: time tells nothing of a secret.
         self._admitted: dict[tuple[str, str, str], ApiKey] = {}
         self._looking = threading.Lock()
         self._failed_at = 0.0  # monotonic seconds of the last look at a single key that failed
@@ -164,7 +164,7 @@ class Access:
 
         It counts against the key's rate. Raises Problem.
         """
-        admitted, asked = self._admitted, (authorization, endpoint, model)
+        admitted, asked = self._admitted, (digest_of(authorization), endpoint, model)
         known = admitted.get(asked)
         if known is not None:
             self.take(known, "requests", 1)

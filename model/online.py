@@ -389,6 +389,12 @@ class OnlineModel:
         """The events after that of a number, oldest first, as far as they are kept; JSON-ready, as in `diagnostics`."""
         return events_after(self.spec, self._arrays, number)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that hold the state."""
+        arrays = [*self._arrays.values(), *self._metrics.state.values()]
+        return sum(array.nbytes for array in arrays)
+
     def capture(self) -> Callable[[], bytes]:
         """Copy the whole state. The function that is returned writes the copy as `to_bytes` does, in any thread."""
         arrays = {name: values.copy() for name, values in self._arrays.items()}

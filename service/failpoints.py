@@ -16,6 +16,7 @@ PLACES = (
     "after-append",  # web: the observations are in the log, the client has no answer
     "after-step",  # learner: the model has learned, nothing is published
     "before-snapshot",  # learner: the state is ready to be kept
+    "after-piece",  # any: one piece of a large state or blob is written
     "after-snapshot",  # learner: the state is kept
     "before-promotion",  # learner: the command to promote was read and not carried out
     "after-promotion",  # learner: it was carried out, and nothing is published

@@ -217,7 +217,7 @@ class Learner:
         seconds = self._turn_seconds()
         for led in list(self.led.values()):
             with self._only(led):
-                if led.queue:
+                if led.queue and not led.is_copied:
                     self._take_turn(led, seconds)
                 led = self.led.get(led.name, led)  # it may have been loaded anew
                 led.deal_with_events()
@@ -267,8 +267,8 @@ class Learner:
             for led in list(self.led.values()):
                 with self._only(led):
                     if led.publication_is_due:
-                        with led.publish_cost.measured():
-                            self.link.call_many([led.publication()])
+                        with led.publication() as command:
+                            self.link.call_many([command])
 
     def _take_turn(self, led: LedModel, seconds: float) -> None:
         try:
@@ -288,8 +288,8 @@ class Learner:
         """Send commands, and the model's weights with them if that is due: web processes wake once for both."""
         if not led.publication_is_due:
             return self._send(commands)
-        with led.publish_cost.measured():
-            return self._send([*commands, led.publication()])
+        with led.publication() as command:
+            return self._send([*commands, command])
 
     def _send(self, commands: list[tuple[object, ...]]) -> None:
         if commands:
@@ -352,7 +352,7 @@ class Learner:
                     self._reload(led, "after a reconnect the log is not the one that was applied")
                 else:
                     led.timeline = found[0].timeline  # the answer to a new one's start may have been lost
-                    led.republish = True
+                    led.publish_anew()
         self._connected = True
         log.info("Redis is back")
 
@@ -381,4 +381,4 @@ class Learner:
             why = "a web process has seen the model at a later step than the log reaches"
             log.error("new timeline", model=led.name, step=led.model.step, why=why)
             led.timeline = led.store.leadership.new_timeline(led.term, least)
-            led.republish = True
+            led.publish_anew()

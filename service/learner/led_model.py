@@ -1,6 +1,7 @@
 """One model under a learner's lead: its state, and how far in the log it is."""
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,13 +27,14 @@ from service.store.blocks import Block, join
 from service.store.checkpoints import Checkpoint, Reason
 from service.store.connection import Link
 from service.store.entries import START, Entry, LogId, follows
-from service.store.messages import Publication, Result, publish_command, publish_results_commands
+from service.store.messages import Publication, Result, publish_commands, publish_results_commands
 from service.store.model_part import Fence
 from service.store.model_store import ModelStore, OfModel
 from service.store.models import Meta
 from service.store.refusals import Refusal
 from service.store.snapshots import Keep
 
+LARGE = 4_000_000  # bytes of a state that is copied in a thread: the other models go on learning meanwhile
 ROWS_AT_ONCE = 4096  # learned between two publications, at most
 FIRST_ROWS = 128  # learned in a turn before it is known what a row costs
 SNAPSHOT_SHARE = 20  # a snapshot is due after this many times its own cost
@@ -45,22 +47,14 @@ CALM_ROWS = 32  # learned in the last turn, at most, with nothing left over
 class Cost:
     """Seconds that something takes: the smaller of the last two timings, so that one pause doesn't count."""
 
-    def __init__(self, histogram: Histogram, clock: Callable[[], float]) -> None:
+    def __init__(self, histogram: Histogram) -> None:
         self._last = deque([0.0], maxlen=2)
         self._histogram = histogram
-        self._clock = clock
 
     @property
     def seconds(self) -> float:
         """The cost now."""
         return min(self._last)
-
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Measure it once more."""
-        started = self._clock()
-        yield
-        self.note(self._clock() - started)
 
     def note(self, seconds: float) -> None:
         """Note the newest timing."""
@@ -112,11 +106,17 @@ class LedModel(OfModel):
     renew: int = 0  # least number of the new timeline that a web process asks for; set by the heartbeat
     checkpoints: list[Saving] = field(default_factory=list)  # that are being written
     events: Events = field(init=False)  # drifts, and what they ask for
-    _capture_seconds: float = 0.0  # of the snapshot that is being written
+    _next: tuple[object, ...] | None = (
+        None  # command with the next part of a large publication that is being sent,
+    )
+    _parts: Iterator[tuple[object, ...]] = field(default_factory=lambda: iter(()))  # and those after it
+    _publishing: LogId = START  # log id of that publication
+    _publish_seconds: float = 0.0  # that it has taken so far
+    _copying: threading.Thread | None = None  # copies a large state for it
 
     def __post_init__(self) -> None:
-        self.publish_cost = Cost(PUBLICATIONS, self.clock)
-        self.snapshot_cost = Cost(SNAPSHOTS, self.clock)
+        self.publish_cost = Cost(PUBLICATIONS)
+        self.snapshot_cost = Cost(SNAPSHOTS)
         self.checkpoint_at = self.clock()
         self.events = Events(self.model)
 
@@ -311,10 +311,9 @@ class LedModel(OfModel):
 
     def _keep_checkpoint(self, at: LogId, reason: Reason, note: str) -> None:
         """Keep the state as it is under the log id `at`. It is written beside; a later snapshot waits for it."""
-        capture, log_id, token, created = self.model.capture(), self.log_id, self.token, time.time()
+        log_id, token, created = self.log_id, self.token, time.time()
 
-        def write(link: Link) -> None:
-            state = capture()
+        def store(link: Link, state: bytes) -> None:
             made = Checkpoint(str(at), str(log_id), log_id.position, created, reason, note, len(state))
             try:
                 self.store.over(link).checkpoints.save(
@@ -323,7 +322,8 @@ class LedModel(OfModel):
             except StoreFull as error:
                 log.error("no checkpoint: Redis is full", model=self.name, at=str(at), error=str(error))
 
-        self.checkpoints.append(self.saver.submit(Saving(write, must=True)))
+        saving = Saving(self.model.capture, store, must=True)
+        self.checkpoints.append(self.saver.copy_and_submit(saving))
         self.checkpoint_position, self.checkpoint_at = self.log_id.position, self.clock()
 
     # -- publishing and keeping ------------------------------------------------------------------------------
@@ -335,6 +335,8 @@ class LedModel(OfModel):
 
     def publication_due_at(self) -> float | None:
         """The monotonic time from which a publication is due; None if nothing is new."""
+        if self._next is not None:
+            return self.published_at
         is_new = self.published != self.position_id or self.republish
         if not is_new or not self.is_caught_up:
             return None
@@ -348,8 +350,19 @@ class LedModel(OfModel):
         due_at = self.publication_due_at()
         return due_at is not None and due_at <= self.clock()
 
-    def publication(self) -> tuple[object, ...]:
-        """The command that publishes the weights as they are."""
+    @contextmanager
+    def publication(self) -> Iterator[tuple[object, ...]]:
+        """The command that publishes the weights as they are, which the block sends; large ones are sent in parts."""
+        started = self.clock()
+        command = self._next or self._begin_publication()
+        self._next = next(self._parts, None)
+        yield command
+        self._publish_seconds += self.clock() - started
+        if self._next is None:
+            self.publish_cost.note(self._publish_seconds)
+            self.published, self.published_at = self._publishing, self.clock()
+
+    def _begin_publication(self) -> tuple[object, ...]:
         publication = Publication(
             self.generation,
             self.timeline,
@@ -361,8 +374,14 @@ class LedModel(OfModel):
             to_json(hyperparameters(self.model)),
             b"" if self.learned or self.token is None else self.token,
         )
-        self.published, self.published_at, self.republish = self.position_id, self.clock(), False
-        return publish_command(self.name, publication)
+        self._parts = publish_commands(self.name, publication)
+        self._publishing, self._publish_seconds, self.republish = self.position_id, 0.0, False
+        return next(self._parts)
+
+    def publish_anew(self) -> None:
+        """Publish all of the weights, even though nothing is new: what was sent may not have arrived."""
+        self._next = None
+        self.republish = True
 
     def snapshot_due(self) -> bool:
         """Whether there is something new to keep, and long enough after the last snapshot."""
@@ -371,21 +390,31 @@ class LedModel(OfModel):
         interval = max(self.settings.snapshot_seconds, SNAPSHOT_SHARE * self.snapshot_cost.seconds)
         return self.clock() - self.snapshot_at >= interval
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether its state is being copied for a snapshot: it must not change meanwhile."""
+        return self._copying is not None and self._copying.is_alive()
+
     def begin_snapshot(self) -> Saving:
-        """Capture the state and let it be written beside: `settle` sees what came of it."""
-        started = self.clock()
-        capture, log_id, token = self.model.capture(), self.log_id, self.token
+        """Copy the state and let the copy be written beside: `settle` sees what came of it.
+
+        A large state is copied in a thread, too: the model has no turn until it `is_copied` no longer.
+        """
+        log_id, token = self.log_id, self.token
         loss = self.model.metrics()["window"]["loss"]
         below = self.sizes.trim_below(self.log_id.position, self.spec)
         keep = Keep(below, self.spec.keep_bytes, self.settings.checkpoints)
-        self._capture_seconds = self.clock() - started
 
-        def write(link: Link) -> None:
-            self.store.over(link).snapshots.save(self._fence(log_id, token), capture(), loss, keep)
+        def store(link: Link, state: bytes) -> None:
+            self.store.over(link).snapshots.save(self._fence(log_id, token), state, loss, keep)
             self.snapshot_id = log_id
 
         self.snapshot_at = self.clock()
-        self.saving = self.saver.submit(Saving(write, must=False))
+        self.saving = Saving(self.model.capture, store, must=False)
+        if self.model.nbytes < LARGE:
+            return self.saver.copy_and_submit(self.saving)
+        self._copying = threading.Thread(target=self.saver.copy_and_submit, args=[self.saving], daemon=True)
+        self._copying.start()
         return self.saving
 
     def settle(self) -> None:
@@ -398,7 +427,7 @@ class LedModel(OfModel):
             return
         saving, self.saving = self.saving, None
         if saving.error is None:
-            self.snapshot_cost.note(self._capture_seconds + saving.seconds)
+            self.snapshot_cost.note(saving.copy_seconds + saving.seconds)
         elif isinstance(saving.error, StoreFull):
             # The lead is kept, the log too; the next try is due like a next snapshot.
             log.error("no snapshot", model=self.name, error=str(saving.error))

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from service.errors import StaleWrite, StoreUnavailable
 from service.store.connection import Link
@@ -14,14 +15,35 @@ FINISH = 20.0  # seconds that a stop waits for what is still to be written
 
 
 class Saving:
-    """One write. `write` serialises a captured state and sends it; if it `must` be, it is tried until Redis answers."""
+    """A state to be written: copied first, then serialised and stored. If it `must` be, until Redis answers.
 
-    def __init__(self, write: Callable[[Link], None], must: bool) -> None:
-        self.write = write
+    `capture` copies the state and returns what serialises the copy.
+    """
+
+    def __init__(
+        self, capture: Callable[[], Callable[[], bytes]], store: Callable[[Link, bytes], None], must: bool
+    ) -> None:
+        self._capture = capture
+        self._copy: Callable[[], bytes] | None = None
+        self._store = store
         self.must = must
-        self.seconds = 0.0  # that it took
+        self.copy_seconds = 0.0  # that the copy took,
+        self.seconds = 0.0  # and all the rest
         self.error: Exception | None = None
         self.is_done = False
+
+    def copy(self) -> None:
+        """Copy the state; what goes wrong is raised by `write`."""
+        started = time.monotonic()
+        with suppress(MemoryError):
+            self._copy = self._capture()
+        self.copy_seconds = time.monotonic() - started
+
+    def write(self, link: Link) -> None:
+        """Serialise the copy and store it. Raises StoreError, MemoryError."""
+        if self._copy is None:
+            raise MemoryError("no memory for a copy of the state")
+        self._store(link, self._copy())
 
 
 class Saver(threading.Thread):
@@ -39,8 +61,9 @@ class Saver(threading.Thread):
         self._stopping = False
         self._is_patient = True
 
-    def submit(self, saving: Saving) -> Saving:
-        """Let something be written."""
+    def copy_and_submit(self, saving: Saving) -> Saving:
+        """Copy a state, in this thread, and let it be written."""
+        saving.copy()
         if not self._has_begun:
             self._has_begun = True
             self.start()

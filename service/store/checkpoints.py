@@ -8,6 +8,7 @@ from service.errors import BlobGone
 from service.store import keys, scripts
 from service.store.entries import LogId
 from service.store.model_part import Fence, ModelPart
+from service.store.pieces import Pieces
 
 Reason = Literal["requested", "periodic", "promotion", "rollback", "weights"]
 """Why a checkpoint was made: on request, by the clock, or before a command that replaces the weights."""
@@ -37,8 +38,9 @@ class Checkpoints(ModelPart):
     def save(self, fence: Fence, made: Checkpoint, state: bytes, most: int) -> None:
         """Store a checkpoint, of which the newest `most` are kept. Raises TermLost, StaleWrite, StoreFull."""
         name = self.name
-        parts = [keys.log(name), keys.checkpoints(name), keys.checkpoint_states(name)]
-        self.write(scripts.CHECKPOINT, fence, parts, made.id, json.dumps(asdict(made)), state, most)
+        parts = [keys.log(name), keys.checkpoints(name), keys.checkpoint_states(name), keys.pieces(name)]
+        with Pieces(self.link, name, self.generation).written(state) as stored:
+            self.write(scripts.CHECKPOINT, fence, parts, made.id, json.dumps(asdict(made)), stored, most)
 
     def list_all(self) -> list[Checkpoint]:
         """The model's checkpoints, oldest first."""
@@ -48,13 +50,16 @@ class Checkpoints(ModelPart):
 
     def state(self, checkpoint: str) -> bytes | None:
         """A checkpoint's state; None if there is no such checkpoint any more."""
-        found: bytes | None = self.link.call("HGET", keys.checkpoint_states(self.name), checkpoint)
-        return found
+        return self._whole(keys.checkpoint_states(self.name), checkpoint)
 
     def blob(self, command: LogId, position: int | None = None) -> bytes:
         """What a command names, stored under `position`; None: the command's own. Raises BlobGone."""
         at = command.position if position is None else position
-        blob: bytes | None = self.link.call("HGET", keys.blobs(self.name), f"{command}:{at}")
+        blob = self._whole(keys.blobs(self.name), f"{command}:{at}")
         if blob is None:
             raise BlobGone(f"model {self.name}: what the command {command} names is gone")
         return blob
+
+    def _whole(self, key: bytes, field: str) -> bytes | None:
+        stored: bytes | None = self.link.call("HGET", key, field)
+        return None if stored is None else Pieces(self.link, self.name).read(stored)

@@ -11,7 +11,8 @@ from service.store import keys, scripts
 from service.store.appending import NewSchedule
 from service.store.connection import Link
 from service.store.entries import Entry, LogId
-from service.store.model_part import ModelPart
+from service.store.model_part import ModelPart, check_complete
+from service.store.pieces import Pieces
 
 ENDED = {"succeeded", "failed", "cancelled"}
 _FIELDS = (
@@ -211,14 +212,19 @@ class Attempt:
         or "gone" if the log does not hold that entry.
         """
         command = {"do": "promote", "job": self.id, "position": read.log_id.position, **more}
-        outcome, *rest = link.run(
-            scripts.JOB_PROMOTE,
-            [*self._keys, keys.log(self.name), keys.blobs(self.name)],
-            [
-                *(self.id, self.number, generation, token_of(self.id), json.dumps(command), candidate),
-                *(str(read.log_id), read.token, behind, json.dumps(result), 2 * blobs),
-            ],
-        )
+        pieces = Pieces(link, self.name, generation)
+        with pieces.written(candidate) as stored:
+            outcome, *rest = link.run(
+                scripts.JOB_PROMOTE,
+                [*self._keys, keys.log(self.name), keys.blobs(self.name), keys.pieces(self.name)],
+                [
+                    *(self.id, self.number, generation, token_of(self.id), json.dumps(command), stored),
+                    *(str(read.log_id), read.token, behind, json.dumps(result), 2 * blobs),
+                ],
+            )
+        if outcome != b"appended":
+            pieces.drop(stored)
+        check_complete(outcome, self.name)
         return outcome.decode(), LogId.parse(rest[0]) if outcome == b"appended" else None
 
     def give_back(self, link: Link, *, died: bool) -> bool:

@@ -72,6 +72,11 @@ def blobs(name: str) -> bytes:
     return _key(name, "blobs")
 
 
+def pieces(name: str) -> bytes:
+    """Hash: pieces of large states and blobs, see store/pieces.py."""
+    return _key(name, "pieces")
+
+
 def refusals(name: str) -> bytes:
     """Hash: log id of a command that could not be carried out -> which and why, JSON."""
     return _key(name, "refusals")
@@ -115,5 +120,5 @@ def results(web: str) -> bytes:
 def all_of(name: str) -> list[bytes]:
     """Every key of a model, except those of its jobs: meta first, the list of its jobs last."""
     parts = (meta, log, lease, snapshot, awaiting, awaiting_times, awaiting_counts)
-    retraining = (blobs, refusals, checkpoints, checkpoint_states, schedule)
+    retraining = (blobs, pieces, refusals, checkpoints, checkpoint_states, schedule)
     return [part(name) for part in parts + retraining] + seen(name) + answers(name) + [jobs(name)]

@@ -10,7 +10,8 @@ from service.store import keys, scripts
 from service.store.appending import Append, Appended, Limits, NewSchedule
 from service.store.entries import LAST_COMMAND, START, Entry, LogId, follows
 from service.store.kept import Kept
-from service.store.model_part import ModelPart
+from service.store.model_part import ModelPart, check_complete
+from service.store.pieces import Pieces
 
 ENTRIES_AT_ONCE = 64
 RawEntry = tuple[bytes, list[bytes]]
@@ -44,18 +45,24 @@ class Log(ModelPart):
         else was done with the key; LogCrowded if too much waits for the learner.
         """
         name = self.name
-        kind, *values = self.link.run(
-            scripts.COMMAND,
-            [
-                *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
-                *(keys.schedule(name), keys.lease(name), *keys.seen(name), *keys.answers(name)),
-            ],
-            [
-                *(self.generation, key, json.dumps(command) if command else "", blob, checkpoint),
-                *(2 * blobs, digest, *(("", "") if schedule is None else schedule.to_arguments())),
-                max_lag_bytes,
-            ],
-        )
+        pieces = Pieces(self.link, name, self.generation)
+        with pieces.written(blob) as stored:
+            kind, *values = self.link.run(
+                scripts.COMMAND,
+                [
+                    *(keys.meta(name), keys.log(name), keys.blobs(name), keys.checkpoint_states(name)),
+                    *(keys.schedule(name), keys.lease(name), *keys.seen(name), *keys.answers(name)),
+                    keys.pieces(name),
+                ],
+                [
+                    *(self.generation, key, json.dumps(command) if command else "", stored, checkpoint),
+                    *(2 * blobs, digest, *(("", "") if schedule is None else schedule.to_arguments())),
+                    max_lag_bytes,
+                ],
+            )
+        if kind != b"appended":
+            pieces.drop(stored)
+        check_complete(kind, name)
         match kind:
             case b"appended":
                 return LogId.parse(values[0])

@@ -1,5 +1,6 @@
 """What learners publish and web processes listen to. A lost message is made up for by a poll, see replica.py."""
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,12 +19,15 @@ _RESULTS_VERSION = b"\x03"  # of a message of results
 _RESULT = struct.Struct("<16sHqII?")
 _COLUMN = np.dtype("<u4")
 LONGEST_MESSAGE = 2**20
-"""Bytes of results in one message, about: Redis cuts off a subscriber for which too much is waiting."""
+"""Bytes in one message, about: a longer one holds up others, and Redis cuts off whom too much is waiting for."""
 LONGEST_ROUND = 2**22
 """Bytes of results for one web process at a time; beyond them only losses are sent."""
 _PUBLICATION_VERSION = b"\x03"
 # generation, timeline, term, log id, length of the metrics, of the spec, of the hyperparameters and of the token
 _PUBLICATION = struct.Struct("<16sqqqqIIII")
+_KEY_BYTES = 16
+_PART_VERSION = b"\x04"  # of a part of a large message
+_PART = struct.Struct(f"<{_KEY_BYTES}sII")  # key of the message, number of the part, number of parts
 _PUBLICATION_0_1 = struct.Struct("<16sqqqqII")  # version 0.1 wrote no version: a generation is hexadecimal
 
 
@@ -47,9 +51,14 @@ class Publication:
 
     def to_bytes(self) -> bytes:
         """A version, a head of fixed length, then metrics, spec, hyperparameters, token and predictor."""
+        return self.head + self.predictor
+
+    @property
+    def head(self) -> bytes:
+        """All of its bytes but the predictor, which comes last."""
         parts = self.metrics, self.spec, self.hyperparameters, self.token
         head = _PUBLICATION.pack(self.generation, self.timeline, self.term, *self.log_id, *map(len, parts))
-        return b"".join((_PUBLICATION_VERSION, head, *parts, self.predictor))
+        return b"".join((_PUBLICATION_VERSION, head, *parts))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Publication":
@@ -137,9 +146,47 @@ def parse_results(blob: bytes) -> Iterator[Result]:
         yield Result(generation, token, position, predictions, losses, skipped, classes)
 
 
-def publish_command(name: str, publication: Publication) -> tuple[object, ...]:
-    """The command that publishes a model as it is."""
-    return ("PUBLISH", keys.weights(name), publication.to_bytes())
+def publish_commands(name: str, publication: Publication) -> Iterator[tuple[object, ...]]:
+    """The commands that publish a model as it is: one, or one for each part if it is large. Made as they are taken."""
+    is_small = len(publication.predictor) < LONGEST_MESSAGE
+    messages = [publication.to_bytes()] if is_small else parts_of(publication.head, publication.predictor)
+    return (("PUBLISH", keys.weights(name), message) for message in messages)
+
+
+def parts_of(head: bytes, body: bytes) -> Iterator[bytes]:
+    """A message, head and large body, in parts, as Parts reads them."""
+    key, starts = os.urandom(_KEY_BYTES), range(0, len(body), LONGEST_MESSAGE)
+    for number, start in enumerate(starts):
+        mark = _PART_VERSION + _PART.pack(key, number, len(starts))
+        yield b"".join((mark, b"" if number else head, memoryview(body)[start : start + LONGEST_MESSAGE]))
+
+
+class Parts:
+    """Puts large messages together again, of which the parts come in order. Of an incomplete one nothing is read."""
+
+    def __init__(self) -> None:
+        self._found: dict[
+            str, tuple[bytes, list[bytes]]
+        ] = {}  # name -> key of the message, and what has come of it
+
+    def add(self, name: str, message: bytes) -> bytes | None:
+        """A message about the model `name`, once it is whole."""
+        if not message.startswith(_PART_VERSION):
+            self._found.pop(name, None)
+            return message
+        offset = len(_PART_VERSION)
+        key, number, count = _PART.unpack_from(message, offset)
+        known, parts = self._found.get(name, (b"", []))
+        if known != key:
+            self._found[name] = (key, parts := [])
+        if number != len(parts):
+            del self._found[name]
+            return None
+        parts.append(message[offset + _PART.size :])
+        if len(parts) < count:
+            return None
+        del self._found[name]
+        return b"".join(parts)
 
 
 def publish_results_commands(web: bytes, results: list[Result]) -> list[tuple[object, ...]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import StaleWrite, TermLost
+from service.errors import StaleWrite, StoreUnavailable, TermLost
 from service.store import keys
 from service.store.connection import Link
 from service.store.entries import LogId
@@ -42,5 +42,12 @@ class ModelPart:
         )
         if outcome == b"lost":
             raise TermLost(self.name)
+        check_complete(outcome, self.name)
         if outcome == b"stale":
             raise StaleWrite(f"model {self.name}: {log_id} of timeline {timeline} is not of this log, or old")
+
+
+def check_complete(outcome: bytes, name: str) -> None:
+    """Raise StoreUnavailable if a script has found that not all pieces are there: Redis came back without them."""
+    if outcome == b"incomplete":
+        raise StoreUnavailable(f"model {name}: Redis has lost a part of what was to be stored")

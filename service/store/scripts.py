@@ -56,6 +56,8 @@ COMMAND = _script("command")
 ENTRY_SIZES = _script("entry_sizes")
 TIME_AFTER = _script("time_after")
 SNAPSHOT = _script("snapshot")
+SNAPSHOT_PIECE = _script("snapshot_piece")
+PIECE = _script("piece")
 CHECKPOINT = _script("checkpoint")
 REFUSE = _script("refuse")
 

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from service import failpoints
+from service.errors import StoreUnavailable
 from service.store import keys, scripts
 from service.store.entries import LogId
 from service.store.model_part import Fence, ModelPart
+from service.store.pieces import Pieces
+
+TRIES = 5  # at reading a large state that is replaced meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +41,30 @@ class Snapshots(ModelPart):
         """
         name, position = self.name, fence.log_id.position
         failpoints.reach("before-snapshot")
-        self.write(
-            scripts.SNAPSHOT,
-            fence,
-            [keys.snapshot(name), keys.log(name), keys.blobs(name)],
-            *(position, state, max(0, min(keep.trim_below, position))),
-            *(keep.keep_bytes, keep.blobs, "" if loss is None else repr(loss)),
-        )
+        parts = [keys.snapshot(name), keys.log(name), keys.blobs(name)]
+        parts += [keys.checkpoint_states(name), keys.pieces(name)]
+        with Pieces(self.link, name, self.generation).written(state, scripts.SNAPSHOT_PIECE) as stored:
+            self.write(
+                scripts.SNAPSHOT,
+                fence,
+                parts,
+                *(position, stored, max(0, min(keep.trim_below, position))),
+                *(keep.keep_bytes, keep.blobs, "" if loss is None else repr(loss)),
+            )
         failpoints.reach("after-snapshot")
 
     def load(self) -> Snapshot | None:
         """The newest snapshot of this generation; None if there is none yet."""
-        found, log_id, timeline, state, token = self.link.call(
-            "HMGET", keys.snapshot(self.name), "generation", "log_id", "timeline", "state", "token"
-        )
-        if found != self.generation:
-            return None
-        return Snapshot(LogId.parse(log_id), int(timeline), state, token or None)
+        for _ in range(TRIES):
+            found, log_id, timeline, stored, token = self.link.call(
+                "HMGET", keys.snapshot(self.name), "generation", "log_id", "timeline", "state", "token"
+            )
+            if found != self.generation:
+                return None
+            state = Pieces(self.link, self.name).read(stored)
+            if state is not None:
+                return Snapshot(LogId.parse(log_id), int(timeline), state, token or None)
+        raise StoreUnavailable(f"model {self.name}: its snapshot is replaced faster than it can be read")
 
     def log_id(self) -> LogId | None:
         """The log id of the newest snapshot of this generation; None if there is none yet."""

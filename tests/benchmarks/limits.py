@@ -242,15 +242,16 @@ def big(arguments: argparse.Namespace) -> None:
         tested.create("big", BIG)
         tested.feed("big", body, "application/x-ndjson")
         before, begun = tested.processor(), time.monotonic()
-        ages: list[float] = []
-        watch = threading.Thread(target=_watch_ages, args=(tested, "big", ages))
+        pauses: list[float] = []
+        done = threading.Event()
+        watch = threading.Thread(target=_watch_versions, args=(tested, "big", pauses, done))
         watch.start()
         seconds = tested.feed("big", body, "application/x-ndjson")
         used = tested.processor() - before
-        ages.append(-1.0)
+        done.set()
         watch.join()
         print(f"784-512-256-10, Adam: {rows / seconds:,.0f} rows/s; cores {_cores(used, begun)}")
-        print(f"  age of the copies, ms, at most {1e3 * max(ages):.0f}")
+        print(f"  a version is served for {told(pauses[1:])}")  # the first was there before
         print(f"  {1e6 * seconds / rows:,.0f} us a row; model.learn by itself {_alone(pixels):,.0f}")
     with machine() as tested:
         tested.create("small", SPEC)
@@ -275,18 +276,16 @@ def _teach(tested: Machine, name: str, observation: dict[str, Any], until: float
             time.sleep(0.3)
 
 
-def _watch_ages(tested: Machine, name: str, ages: list[float]) -> None:
-    ages.append(0.0)
+def _watch_versions(tested: Machine, name: str, pauses: list[float], done: threading.Event) -> None:
+    """How long a web process served each version, in seconds."""
     with Client(tested.port) as client:
-        while ages[-1] >= 0:
-            _, body = client.get("/metrics")
-            lines = [
-                line for line in body.decode().splitlines() if line.startswith("freshet_replica_age_seconds")
-            ]
-            found = [float(line.split()[-1]) for line in lines if f'"{name}"' in line]
-            if ages[-1] >= 0:
-                ages.extend(found)
-            time.sleep(0.02)
+        seen, since = 0, time.monotonic()
+        while not done.is_set():
+            step = json.loads(client.get(f"/v1/models/{name}")[1])["step"]
+            if step > seen:
+                pauses.append(time.monotonic() - since)
+                seen, since = step, time.monotonic()
+            time.sleep(0.005)
 
 
 def _alone(pixels: np.ndarray) -> float:

@@ -1,12 +1,14 @@
 """A learner without processes around it: rounds of `step()` on a real Redis."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from model import ModelSpec, OnlineModel
+from service.learner import led_model
 from service.learner.learner import Learner
 from service.settings import Settings
 from service.store import keys, models
@@ -201,3 +203,28 @@ def test_a_model_is_trained_on_its_own_rows_only(link: Link, learner: Learner) -
     assert before.model.step == 5
     steps_until(learner, "again", 7)
     assert learner.led["again"].model.step == 7
+
+
+def test_a_model_whose_state_is_copied_waits_and_the_others_learn(
+    link: Link, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(link, "slow", SLOW)
+    create(link, "small", SMALL)
+    lead(learner, "slow", "small")
+    slow = learner.led["slow"]
+    monkeypatch.setattr(led_model, "LARGE", slow.model.nbytes)
+    capture, copied = slow.model.capture, threading.Event()
+
+    def capture_late() -> Callable[[], bytes]:
+        assert copied.wait(30)
+        return capture()
+
+    monkeypatch.setattr(slow.model, "capture", capture_late)
+    steps_until(learner, "slow", teach(link, "slow", SLOW))
+    while not slow.is_copied:
+        learner.step()
+    end = teach(link, "slow", SLOW)
+    steps_until(learner, "small", teach(link, "small", SMALL))
+    assert slow.log_id.position == end - 1
+    copied.set()
+    steps_until(learner, "slow", end)

@@ -1,12 +1,14 @@
 """Messages from learners to web processes carry a version; those of version 0.1 are read."""
 
+import os
 import struct
+from dataclasses import replace
 
 import pytest
 
 from service.errors import StoreError
 from service.store.entries import LogId
-from service.store.messages import Publication
+from service.store.messages import LONGEST_MESSAGE, Parts, Publication, parts_of, publish_commands
 
 PUBLICATION = Publication(
     b"0123456789abcdef",
@@ -35,3 +37,39 @@ def test_a_publication_of_version_0_1_is_read() -> None:
 def test_a_publication_of_a_later_version_is_refused(blob: bytes) -> None:
     with pytest.raises((StoreError, struct.error)):
         Publication.from_bytes(blob)
+
+
+def test_a_large_publication_is_sent_in_parts() -> None:
+    large = replace(PUBLICATION, predictor=os.urandom(3 * LONGEST_MESSAGE))
+    sent = [message for _, _, message in publish_commands("m", large)]
+    assert len(sent) == 3
+    assert max(map(len, sent)) < LONGEST_MESSAGE + 200
+    parts = Parts()
+    *first, last = [parts.add("m", message) for message in sent]
+    assert first == [None, None]
+    assert last is not None
+    assert Publication.from_bytes(last) == large
+
+
+def test_a_small_publication_is_one_message_as_before() -> None:
+    [(_, _, message)] = publish_commands("m", PUBLICATION)
+    assert message == PUBLICATION.to_bytes()
+    assert Parts().add("m", message) == message
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_of_a_message_with_a_lost_part_nothing_is_read(lost: int) -> None:
+    first, second = os.urandom(2 * LONGEST_MESSAGE + 1), os.urandom(2 * LONGEST_MESSAGE + 1)
+    parts = Parts()
+    incomplete = [part for number, part in enumerate(parts_of(b"", first)) if number != lost]
+    assert {parts.add("m", part) for part in incomplete} == {None}
+    assert [parts.add("m", part) for part in parts_of(b"", second)] == [None, None, second]
+
+
+def test_parts_about_several_models_may_come_in_turn() -> None:
+    one, other = os.urandom(2 * LONGEST_MESSAGE), os.urandom(2 * LONGEST_MESSAGE)
+    parts = Parts()
+    found = []
+    for of_one, of_other in zip(parts_of(b"", one), parts_of(b"", other), strict=True):
+        found += [parts.add("one", of_one), parts.add("other", of_other)]
+    assert found == [None, None, one, other]

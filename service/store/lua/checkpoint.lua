@@ -1,13 +1,16 @@
 -- Keep a checkpoint. Beyond `most` the oldest that was made by the clock goes, else the oldest.
 -- -> "kept" | "lost": another learner leads | "stale": its state is not of this log
-local meta, lease, log, checkpoints, states = unpack(KEYS)
+--   | "incomplete": a piece of the state is missing
+local meta, lease, log, checkpoints, states, pieces = unpack(KEYS)
 local generation, term, timeline, log_id, token = unpack(ARGV, 1, 5)  -- log id and token of the last entry in the state
 local id, description, state, most = unpack(ARGV, 6, 9)
 --@include fence
 --@include history
+--@include pieces
 
 if not leads(meta, lease, generation, term) then return 'lost' end
 if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end
+if not is_complete(pieces, state) then return 'incomplete' end
 redis.call('HSET', checkpoints, id, description)
 redis.call('HSET', states, id, state)
 local found = redis.call('HGETALL', checkpoints)

@@ -2,13 +2,15 @@
 -- -> {"appended", log id} | {"behind"}: read on, also where the weights were replaced since
 --   | {"gone"}: the log does not hold what the candidate has read last
 --   | {"late"}: not this attempt's any more | {"cancelled"} | {"full"}
-local meta, job, log, blobs = unpack(KEYS)
+--   | {"incomplete"}: a piece of the candidate is missing
+local meta, job, log, blobs, pieces = unpack(KEYS)
 -- read, read_token: the last entry that the candidate has learned; behind: observations that may have come since;
 -- result: JSON
 local id, attempt, generation, token, command, candidate, read, read_token, behind, result, most_blobs = unpack(ARGV)
 --@include job
 --@include log_id
 --@include append_command
+--@include pieces
 
 local model = redis.call('HMGET', meta, 'generation', 'position', 'commands')
 if model[1] ~= generation or not is_mine(meta, job, id, attempt, 'running') then return {'late'} end
@@ -33,6 +35,7 @@ for _, field in ipairs(redis.call('HKEYS', blobs)) do
   if is_before(read, field) then return {'behind'} end
 end
 if redis.call('HLEN', blobs) >= tonumber(most_blobs) then return {'full'} end
+if not is_complete(pieces, candidate) then return {'incomplete'} end
 local log_id = append_command(meta, log, blobs, token, command, candidate, string.format('%.0f', position))
 redis.call('HSET', job, 'result', result, 'log_id', log_id)
 end_job(meta, job, 'succeeded', '')

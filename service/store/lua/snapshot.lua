@@ -2,7 +2,8 @@
 -- Keep a snapshot, trim the log behind it and let go of blobs whose command is behind it.
 -- What a running job has pinned is kept, unless that would hold more than `keep_bytes` beyond what the log keeps.
 -- -> "kept" | "lost": another learner leads | "stale": it is not of this log, or older than the snapshot that is stored
-local meta, lease, snapshot, log, blobs = unpack(KEYS)
+--   | "incomplete": a piece of the state is missing
+local meta, lease, snapshot, log, blobs, checkpoint_states, pieces = unpack(KEYS)
 local generation, term, timeline, log_id = unpack(ARGV, 1, 4)
 local token, step, state = unpack(ARGV, 5, 7)  -- token: of the entry at the log id ("": not known)
 local trim_below, keep_bytes = unpack(ARGV, 8, 9)  -- trim_below: a position
@@ -10,9 +11,11 @@ local kept_blobs, loss = unpack(ARGV, 10, 11)  -- blobs of commands behind the s
 local PIN_SECONDS = 60
 --@include fence
 --@include history
+--@include drop_pieces
 
 if not leads(meta, lease, generation, term) then return 'lost' end
 if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end
+if not is_complete(pieces, state) then return 'incomplete' end
 local stored = redis.call('HMGET', snapshot, 'generation', 'timeline', 'log_id')
 if stored[1] == generation and stored[2] == timeline and is_before(log_id, stored[3]) then return 'stale' end
 local model = redis.call('HMGET', meta, 'pin', 'pinned_at')
@@ -41,11 +44,13 @@ for _, field in ipairs(redis.call('HKEYS', blobs)) do
 end
 table.sort(passed, function(one, other) return is_before(other.command, one.command) end)
 
+local replaced = redis.call('HSTRLEN', snapshot, 'state') <= 100 and redis.call('HGET', snapshot, 'state') or ''
 redis.call('HSET', snapshot, 'generation', generation, 'term', term, 'log_id', log_id, 'step', step,
   'token', token, 'timeline', timeline, 'state', state, 'loss', loss)
 for age, blob in ipairs(passed) do
   if age > tonumber(kept_blobs) or parse_id(blob.command) < trim then redis.call('HDEL', blobs, blob.field) end
 end
+drop_pieces(pieces, replaced, {snapshot, blobs, checkpoint_states})
 
 -- A command's id shows what came before it, but the id of the block after it does not show the command. So a command
 -- goes only together with that block: a reader that is behind then notices the gap.

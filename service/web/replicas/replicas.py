@@ -11,7 +11,7 @@ from service.store import models
 from service.store.connection import Link, SharedLink
 from service.store.entries import START
 from service.store.leadership import Sight
-from service.store.messages import Message, Publication, Subscription, parse_results
+from service.store.messages import Message, Parts, Publication, Subscription, parse_results
 from service.store.model_store import ModelStore
 from service.web import loop
 from service.web.replicas.replica import ModelVersion, ServedModel, load, replay
@@ -46,6 +46,7 @@ class Replicas:
         self._poll_link = Link(link.url, link.timeout)
         self._connects = 0  # of the poller's link, when the log was last compared with what was seen
         self._subscription = Subscription(Link(link.url, link.timeout), web)
+        self._parts = Parts()  # of large messages
         self._subscribed = threading.Event()
         self._look = threading.Event()
         self._deaf = threading.Event()  # publications are missing: subscribe anew
@@ -185,7 +186,9 @@ class Replicas:
                 for result in parse_results(message.payload):
                     self._waiting.deliver(result)
             elif message.kind == "weights":
-                self._receive_weights(message.model, Publication.from_bytes(message.payload))
+                whole = self._parts.add(message.model, message.payload)
+                if whole is not None:
+                    self._receive_weights(message.model, Publication.from_bytes(whole))
         except Exception as error:  # noqa: BLE001 - one message that cannot be read; a poll makes up for it
             log.error(
                 "a message that cannot be read", kind=message.kind, model=message.model, error=str(error)

@@ -1,0 +1,1 @@
+--@include put_piece

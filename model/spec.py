@@ -354,7 +354,7 @@ class ModelSpec(StrictModel):
         """Units from the network's input to its output: inputs, each layer's units, outputs."""
         return (self.inputs, *(layer.units for layer in self.layers), self.outputs)
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """Numbers that one row takes on its way through the network: what many rows at once cost in memory."""
         return self.width + sum(self.widths)

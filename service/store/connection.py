@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -21,6 +22,7 @@ NoScript = redis.exceptions.NoScriptError
 IDLE = 0.1  # seconds unused after which a connection is looked at before it is used
 LEAST_GRACE = 0.01  # seconds below which it is not worth setting another timeout
 MOST_CONNECTIONS = 64  # of one web process
+ONE_WRITE = 256 * 1024  # bytes of commands that are sent in one system call
 SLOWEST = 10e6  # bytes per second: a large command gets so much more time
 
 
@@ -125,8 +127,11 @@ class Link:
             if self._steady and self.connects:
                 raise StoreUnavailable("the connection to Redis was lost")
             self.open()
-        packed = connection.pack_commands(commands)
-        self._grace += sum(map(len, packed)) / SLOWEST
+        packed: list[bytes] = [pack_command(command) for command in commands]  # type: ignore[arg-type]
+        size = sum(map(len, packed))
+        self._grace += size / SLOWEST
+        if len(packed) > 1 and size <= ONE_WRITE:
+            packed = [b"".join(packed)]  # what Redis reads at once it writes with one sync
         try:
             if self._grace >= LEAST_GRACE:
                 connection._sock.settimeout(self.timeout + self._grace)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from ipaddress import ip_address
 
-from flask import Flask, g, request
+from flask import Flask, request
 
 from service.access import SCOPES, ApiKey, Scope, digest_of, parse_token
 from service.errors import Forbidden, StoreError, StoreUnavailable, TooManyRequests, Unauthorized, Unavailable
@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.store import access as store
 from service.store.connection import Link, SharedLink
 from service.store.jobs import model_of
+from service.web import current
 
 REFRESH = 0.4  # seconds between looks at the keys in Redis: a change is in force within a second
 MOST_ADMITTED = 10_000  # kinds of requests that need no other look until the keys are read again
@@ -183,7 +184,7 @@ class Access:
 
     def check_still(self) -> None:
         """Check the current request's key again, for a stream that may outlive it. Raises Unauthorized."""
-        key = current_key()
+        key = current.api_key()
         if key is None and self._keys:
             raise Unauthorized("there are API keys now; send one")
         if key is not None and key.id != ADMIN:
@@ -243,7 +244,7 @@ class Access:
 
     def take_observations(self, count: int) -> None:
         """Count observations against the limit of the current request's key. Raises TooManyRequests."""
-        key = current_key()
+        key = current.api_key()
         if key is not None:
             self.take((self._keys or {}).get(key.id, key), "observations", count)
 
@@ -276,7 +277,7 @@ def install(app: Flask, access: Access) -> None:
         arguments = request.view_args or {}
         model = arguments.get("name") or model_of(arguments.get("job_id", ""))
         authorization = request.headers.get("Authorization", "")
-        g.api_key = access.admit(authorization, request.remote_addr or "", endpoint, model)
+        current.of_flask().api_key = access.admit(authorization, request.remote_addr or "", endpoint, model)
 
     app.before_request(check)
 
@@ -289,21 +290,3 @@ def check_scope(key: ApiKey, endpoint: str) -> None:
     if not key.allows(needed):
         have = ", ".join(scope for scope in SCOPES if scope in key.scopes)
         raise Forbidden(f"this needs an API key with the scope {needed!r}; {key.name!r} has {have}")
-
-
-def current_key() -> ApiKey | None:
-    """The API key of the current request."""
-    key: ApiKey | None = g.get("api_key")
-    return key
-
-
-def key_name() -> str:
-    """The name of the current request's API key, or empty."""
-    key = current_key()
-    return "" if key is None else key.name
-
-
-def may_see(model: str) -> bool:
-    """Whether the current request may see a model."""
-    key = current_key()
-    return key is None or key.covers(model)

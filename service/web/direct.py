@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, g
+from flask import Flask
 
 from service.errors import Problem
-from service.web import telemetry
+from service.web import current, telemetry
 from service.web.access import Access
 from service.web.bodies import RequestBody
 from service.web.bounds import check_containers
 from service.web.context import Web
+from service.web.current import Current
 from service.web.idempotency import checked_key
 from service.web.names import REQUEST_ID
 from service.web.origins import Hosts
@@ -62,14 +63,14 @@ class Direct:
             return self._flask(environ, start_response)
         began = time.perf_counter()
         name, call = path.groups()
-        with self._app.app_context():
-            telemetry.begin_direct(environ, name)
-            try:
-                body, status = self._answer(environ, name, call)
-            except Exception as error:  # noqa: BLE001 - Flask's handlers know what to do with it
-                return self._failed(environ, start_response, error)
-            request_id = telemetry.request_id()
-            telemetry.note_log_fields(self._context)
+        handled = current.begin(environ, name, began)
+        try:
+            body, status = self._answer(handled, name, call)
+        except Exception as error:  # noqa: BLE001 - Flask's handlers know what to do with it
+            return self._failed(environ, start_response, error)
+        request_id = telemetry.request_id(handled)
+        telemetry.note_log_fields(self._context, handled)
+        current.end()
         telemetry.count(f"/v1/models/<name>/{call}", status, time.perf_counter() - began)
         headers = [
             ("Content-Type", "application/json"),
@@ -79,8 +80,9 @@ class Direct:
         start_response("200 OK" if status == HTTPStatus.OK else f"{status.value} {status.phrase}", headers)
         return [body]
 
-    def _answer(self, environ: Environ, name: str, call: str) -> tuple[bytes, HTTPStatus]:
-        g.api_key = key = self._access.admit(
+    def _answer(self, handled: Current, name: str, call: str) -> tuple[bytes, HTTPStatus]:
+        environ = handled.environ
+        handled.api_key = key = self._access.admit(
             environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", ""), f"{call}.{call}", name
         )
         if key is None:

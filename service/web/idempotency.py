@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import g
-
 from service.errors import Invalid, OutcomeUnknown, Problem
 from service.store.kept import Kept
+from service.web import current
 
 NAME = "Idempotency-Key"
 
@@ -49,10 +48,9 @@ def new_key() -> str:
 
 def key_of_request(key: str | None) -> str:
     """The current request's key; if the client gave none, one that is made for it, the same at each call."""
-    if key is None:
-        key = g.get("key") or new_key()
-    g.key = key
-    return key
+    request = current.of_flask()
+    request.key = key or request.key or new_key()
+    return request.key
 
 
 def body_digest(body: bytes) -> bytes:

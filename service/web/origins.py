@@ -13,7 +13,8 @@ from flask import Flask, request
 
 from service.errors import Forbidden, Misdirected
 from service.settings import Settings
-from service.web.access import OPEN, current_key
+from service.web import current
+from service.web.access import OPEN
 
 SETTING = "FRESHET_ALLOWED_HOSTS"
 
@@ -22,7 +23,7 @@ def install(app: Flask, hosts: "Hosts") -> None:
     """Check every request of an application."""
 
     def check() -> None:
-        if request.endpoint not in OPEN and current_key() is None:
+        if request.endpoint not in OPEN and current.api_key() is None:
             hosts.check(request.headers.get("Host"), request.headers.get("Origin"))
 
     app.before_request(check)

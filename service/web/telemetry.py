@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flask import Blueprint, Flask, Response, g, has_app_context, has_request_context, request
+from flask import Blueprint, Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import REGISTRY as OWN
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,9 +19,9 @@ from service.counters import OTHERS, REQUESTS
 from service.errors import StoreError
 from service.store.memory import memory
 from service.telemetry import FOLDER
-from service.web import loop
-from service.web.access import key_name, may_see
+from service.web import current, loop
 from service.web.context import Web, web
+from service.web.current import Current, may_see
 from service.web.names import LOG_FIELDS, REQUEST_ID
 from service.web.replicas.replica import ServedModel
 
@@ -38,20 +38,20 @@ def install(app: Flask) -> None:
     """Count every request of an application, and give each an id."""
     app.before_request(_begin)
     app.after_request(_count)
+    app.teardown_request(current.end)
     logs.tell_context(log_context)
 
 
 def _begin() -> None:
-    g.began = time.perf_counter()
+    current.of_flask()
 
 
 def _count(response: Response) -> Response:
     rule = request.url_rule
-    now = time.perf_counter()
-    began = g.get("began", now)  # a bad name is refused before anything else
-    count("(none)" if rule is None else rule.rule, response.status_code, now - began)
-    response.headers[REQUEST_ID] = request_id()
-    note_log_fields(web())
+    handled = current.of_flask()  # a bad name is refused before anything else
+    count("(none)" if rule is None else rule.rule, response.status_code, time.perf_counter() - handled.began)
+    response.headers[REQUEST_ID] = request_id(handled)
+    note_log_fields(web(), handled)
     return response
 
 
@@ -63,49 +63,34 @@ def count(rule: str, status: int, seconds: float) -> None:
     child.observe(seconds)
 
 
-def begin_direct(environ: dict[str, Any], model: str) -> None:
-    """Note which request is current, in an application context without a request of Flask's."""
-    g.environ, g.model = environ, model
-
-
-def note_log_fields(context: Web) -> None:
-    """Keep what the access log is to tell of the current request, if there is one."""
+def note_log_fields(context: Web, handled: Current) -> None:
+    """Keep what the access log is to tell of a request."""
     if context.settings.access_log:
-        _environ()[LOG_FIELDS] = log_context()
+        handled.environ[LOG_FIELDS] = log_context()
 
 
-def request_id() -> str:
-    """The id of the current request: the client's, if it gave a printable one, or a new one."""
-    known: str | None = g.get("request_id")
-    if known is None:
-        given = _environ().get("HTTP_X_REQUEST_ID", "")
+def request_id(handled: Current) -> str:
+    """The id of a request: the client's, if it gave a printable one, or a new one."""
+    if not handled.id:
+        given = handled.environ.get("HTTP_X_REQUEST_ID", "")
         is_fine = given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
-        known = g.request_id = given if is_fine else f"{_ids.getrandbits(64):016x}"
-    return known
-
-
-def _environ() -> dict[str, Any]:
-    """The WSGI environment of the current request; empty if there is none."""
-    if has_request_context():
-        return request.environ
-    found: dict[str, Any] = g.get("environ", {}) if has_app_context() else {}
-    return found
+        handled.id = given if is_fine else f"{_ids.getrandbits(64):016x}"
+    return handled.id
 
 
 def log_context() -> dict[str, str]:
     """What a log line says of the current request: its id, trace (W3C Trace Context), model and API key."""
-    environ = _environ()
-    if not environ:
+    handled = current.get()
+    if handled is None:
         return {}
-    fields = {"request_id": request_id()}
-    trace = TRACE.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
+    fields = {"request_id": request_id(handled)}
+    trace = TRACE.fullmatch(handled.environ.get("HTTP_TRACEPARENT", ""))
     if trace is not None:
         fields |= {"trace_id": trace[1], "span_id": trace[2]}
-    model = (request.view_args or {}).get("name") if has_request_context() else g.model
-    if model:
-        fields["model"] = model
-    if key_name():
-        fields["api_key"] = key_name()
+    if handled.model:
+        fields["model"] = handled.model
+    if handled.api_key is not None:
+        fields["api_key"] = handled.api_key.name
     return fields
 
 

@@ -1,8 +1,6 @@
 """Requests that wait, for Redis, a result or a step: how many may, and which result is whose."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 from service.errors import Unavailable
@@ -47,9 +45,11 @@ class Waiting:
         self._receivers: dict[tuple[bytes, bytes], list[Receiver]] = {}
         self._changing = threading.Lock()
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> "Waiting":
         """Wait inside. Raises Unavailable if too many wait already."""
+        return self
+
+    def __enter__(self) -> None:
         with self._changing:
             if self._count >= self._most:
                 raise Unavailable(
@@ -58,21 +58,14 @@ class Waiting:
                     retry_after=1,
                 )
             self._count += 1
-        try:
-            yield
-        finally:
-            with self._changing:
-                self._count -= 1
 
-    @contextmanager
-    def waiter(self, generation: bytes, token: bytes) -> Iterator[Waiter]:
+    def __exit__(self, *_: object) -> None:
+        with self._changing:
+            self._count -= 1
+
+    def waiter(self, generation: bytes, token: bytes) -> "_Expected":
         """A waiter for the result of the append with this token: made before the append, so none is missed."""
-        waiter = Waiter()
-        self.expect(generation, token, waiter)
-        try:
-            yield waiter
-        finally:
-            self.forget(generation, token, waiter)
+        return _Expected(self, generation, token)
 
     def expect(self, generation: bytes, token: bytes, receiver: Receiver) -> None:
         """Deliver the result of an append to a receiver, once, unless it is forgotten before."""
@@ -82,7 +75,9 @@ class Waiting:
     def forget(self, generation: bytes, token: bytes, receiver: Receiver) -> None:
         """Expect the result no longer."""
         with self._changing:
-            receivers = self._receivers.get((generation, token), [])
+            receivers = self._receivers.get((generation, token))
+            if receivers is None:
+                return  # its result was delivered
             if receiver in receivers:
                 receivers.remove(receiver)
             if not receivers:
@@ -94,3 +89,19 @@ class Waiting:
             receivers = self._receivers.pop((result.generation, result.token), [])
         for receiver in receivers:
             receiver.deliver(result)
+
+
+class _Expected:
+    """A waiter, whose result is expected inside. No generator: this is on the way of each observation."""
+
+    __slots__ = ("_of", "_waiter", "_waiting")
+
+    def __init__(self, waiting: Waiting, generation: bytes, token: bytes) -> None:
+        self._waiting, self._of, self._waiter = waiting, (generation, token), Waiter()
+
+    def __enter__(self) -> Waiter:
+        self._waiting.expect(*self._of, self._waiter)
+        return self._waiter
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.forget(*self._of, self._waiter)

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import counters
-from service.web import telemetry
+from service.web import current, telemetry
 from tests.harness import Api, Server, running, wait_until
 
 SPEC = {"task": "binary", "features": 2, "layers": []}
@@ -154,9 +154,10 @@ def test_a_log_line_tells_request_trace_model_and_key(folder: Path) -> None:
         headers = {"X-Request-Id": "told-1", "traceparent": trace}
         server.api("POST", f"/v1/models/{name}/feedback", {"features": [1, 2], "label": 1}, headers)
         server.wait_ready()
-        app = Flask("logs")
-        with app.test_request_context(f"/v1/models/{name}", headers=headers):
+        with Flask("logs").test_request_context(f"/v1/models/{name}", headers=headers):
+            current.of_flask()
             told = telemetry.log_context()
+            current.end()
         lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
     assert told["request_id"] == "told-1"
     assert (told["trace_id"], told["span_id"]) == tuple(trace.split("-")[1:3])
@@ -165,8 +166,8 @@ def test_a_log_line_tells_request_trace_model_and_key(folder: Path) -> None:
 
 def test_a_line_logged_on_the_short_way_names_its_request_and_model() -> None:
     environ = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01"}
-    with Flask("short").app_context():
-        telemetry.begin_direct(environ, "m")
-        fields = telemetry.log_context()
+    current.begin(environ, "m", 0.0)
+    fields = telemetry.log_context()
+    current.end()
     assert fields == {"request_id": "mine", "trace_id": "a" * 32, "span_id": "b" * 16, "model": "m"}
     assert telemetry.log_context() == {}

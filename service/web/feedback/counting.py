@@ -4,7 +4,7 @@ from typing import Any
 
 from service.counters import KEY_LOSS, KEY_ROWS, ROWS, label_of
 from service.store.messages import Result
-from service.web.access import key_name
+from service.web.current import key_name
 
 _children: dict[tuple[str, str], Any] = {}
 _keys: dict[str, tuple[Any, Any]] = {}

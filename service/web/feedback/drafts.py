@@ -66,10 +66,12 @@ def encode(
     The error names the row and the field, `prefix` goes before.
     """
     weights = ids = None
-    if any(observation.weight is not None for observation in observations):
-        weights = np.array([1.0 if o.weight is None else o.weight for o in observations])
-    if any(observation.id is not None for observation in observations):
-        ids = [observation.id for observation in observations]
+    given = [observation.weight for observation in observations]
+    if given.count(None) < len(given):
+        weights = np.array([1.0 if weight is None else weight for weight in given])
+    named = [observation.id for observation in observations]
+    if named.count(None) < len(named):
+        ids = named
 
     def where(row: int, part: str, detail: str) -> Invalid:
         return Invalid.at((prefix and f"{prefix}/{row}") + f"/{part}", detail)

@@ -26,7 +26,7 @@ from service.store.kept import BlockRecord, Kept
 from service.store.log import Log
 from service.store.messages import Result
 from service.web import loop, problems
-from service.web.access import key_name
+from service.web.current import key_name
 from service.web.feedback.drafts import Draft, PredictionGone, encode, gone, repeated
 from service.web.feedback.pressure import Pressure
 from service.web.idempotency import Request, body_digest, new_key

@@ -24,9 +24,9 @@ from service.store.entries import LogId
 from service.store.jobs import ENDED, Job
 from service.store.models import Room
 from service.web import loop
-from service.web.access import may_see
 from service.web.commands import order
 from service.web.context import Web, answer, caught_up, idempotency_key, json_body, web
+from service.web.current import may_see
 from service.web.protocols.tensorflow_serving import version_status
 from service.web.replicas.replica import ServedModel, missing
 from service.web.routes import retrain

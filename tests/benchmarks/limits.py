@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ class Machine:
         """MiB by role: the proportional set size, so that what processes share counts once."""
         found: Counter[str] = Counter()
         for pid in descendants(self.process):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            found[role(command_line(pid))] += int(rollup.split("\nPss:")[1].split()[0])
+            with suppress(ProcessLookupError, FileNotFoundError):  # Redis rewrites its log in a child
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                found[role(command_line(pid))] += int(rollup.split("\nPss:")[1].split()[0])
         return {name: kibibytes // 1024 for name, kibibytes in found.items()}
 
     def processor(self) -> Counter[str]:

@@ -11,6 +11,7 @@ from model.monitor_kernels import note_gradients, note_improvement, note_loss, n
 from model.network import norm_rate
 from model.network_kernels import enter
 from model.program import Member
+from model.rehearsal import EARLY_ROWS
 from model.rehearsal_kernels import accumulate, begin_gradient, draw, norm_of
 from model.scaling_kernels import scale
 from model.schedules import factor
@@ -168,15 +169,15 @@ def _recall(fixed, state, scratch, member, lesson):
 
 @inlined
 def _norm_of_lesson(member, scratch, active, lesson, rows, together):
-    """The norm of the gradient to step on; of rows rehearsed together, 0 before the last one."""
+    """The norm of the gradient to step on; of `rows` rehearsed together, 0 before the last one."""
     layers, work = member.layers, member.work
     if not together:
         return _gradient_norm(layers, work, scratch.norms, active)
     gradient, merged, size = scratch.gradient, scratch.merged, member.parameters.shape[0]
-    if lesson == 1:
+    if lesson % rows == 1 or rows == 1:
         begin_gradient(layers, gradient, merged, size)
     accumulate(layers, work, gradient, active, merged, size)
-    return norm_of(layers, gradient, merged, size) if lesson == rows else 0.0
+    return norm_of(layers, gradient, merged, size) if lesson % rows == 0 else 0.0
 
 
 @inlined
@@ -184,16 +185,17 @@ def teach(fixed, state, scratch, member, weight):
     """Learn the row whose forward pass is in `work`, then rehearse; the twin follows. Whether it was learned."""
     codes, counters, step = member.codes, member.counters, _learned_rows(state.counters[0])
     rows = codes[program.REHEARSED] if state.counters[0, program.WINDOW_COUNT] > 0 else 0
+    times = codes[program.EARLY] if counters[program.SCHEDULED] < EARLY_ROWS else 1
     batched, rate = codes[program.BATCHED] > 0, _rate(member)
     # The row itself is lesson 0. What a lesson needs is called from one place only, and becomes part of the loop.
-    for lesson in range(1 + rows):
+    for lesson in range(1 + rows * times):
         which, together = (0 if lesson == 0 else 1), batched and lesson > 0
         active, labels = scratch.active[which], scratch.labels[which]
         if lesson > 0:
             weight = _recall(fixed, state, scratch, member, lesson) / (rows if together else 1)
         loss = _gradient_of_row(member, active, labels, weight, step + lesson * LESSON)
         norm = _norm_of_lesson(member, scratch, active, lesson, rows, together)
-        if together and lesson < rows:
+        if together and lesson % rows > 0:
             continue
         clip = _begin_step(member, norm, rate, scratch.rates)
         if clip != NO_STEP:

@@ -19,14 +19,14 @@ PLAIN: dict[str, Any] = {"learning_rate": 0.005, "average": True}
 
 FULL = (
     FAST,
-    {**NORMED, "rehearse": {"rows": 8, "rate": 0.2}},
-    {**PLAIN, "rehearse": {"rows": 4, "rate": 1.0}},
+    {**NORMED, "rehearse": {"rows": 8, "rate": 0.2, "early": 3}},
+    {**PLAIN, "rehearse": {"rows": 4, "rate": 1.0, "early": 3}},
 )
 # One step on the mean gradient of the rehearsed rows costs less than one for each.
 BATCHED = (
     FAST,
-    {**NORMED, "rehearse": {"rows": 8, "rate": 1.0, "batched": True}},
-    {**PLAIN, "rehearse": {"rows": 8, "rate": 2.0, "batched": True}},
+    {**NORMED, "rehearse": {"rows": 8, "rate": 1.0, "batched": True, "early": 3}},
+    {**PLAIN, "rehearse": {"rows": 8, "rate": 2.0, "batched": True, "early": 3}},
 )
 TWO = (BATCHED[0], BATCHED[2])
 ONE: tuple[dict[str, Any], ...] = ({},)

@@ -106,12 +106,14 @@ class RehearsalSpec(StrictModel):
     """Old rows learned again after each new one.
 
     `rows` are drawn from the window of recent rows and learned at `rate` times the learning rate: one step for each,
-    or, if `batched`, one step on their mean gradient.
+    or, if `batched`, one step on their mean gradient. `early` times as many, for the first rows after a start or a
+    drift, when there is most to learn; `batched` ones then make so many steps.
     """
 
     rows: Annotated[int, Field(ge=1, le=MAX_REHEARSED)]
     rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     batched: bool = False
+    early: Annotated[int, Field(ge=1, le=8)] = 1
 
 
 class OptimizerSpec(StrictModel):

@@ -30,11 +30,11 @@ INPUTS, UNITS, WEIGHT, BY_INPUT, BIAS, GAIN, SHIFT, NORM, ACTIVATION, SHARE = ra
 VALUE, DELTA, SLOPE, NORMED, GAIN_GRADIENT, SHIFT_GRADIENT, SPREAD, UNIT, LAYER_NORM, SPARSE = range(10, 20)
 LAYER_COLUMNS = 20
 
-# `codes` of each member: which formulas, and the seed; rows to rehearse, and whether as one step; its twin's number
-# among the networks (−1: none). Those from OUTPUT on are the same for all members.
-OPTIMIZER, NESTEROV, CENTERED, SLOTS, SCHEDULE, REHEARSED, BATCHED, TWIN, SEED = range(9)
-OUTPUT, LOSS, SCALING, SCALED_TARGETS, DROPOUT, MIXING, DETECT, ACTION = range(9, 17)
-CODES = 17
+# `codes` of each member: which formulas, and the seed; rows to rehearse, how many times as many early on, and whether
+# as one step; its twin's number among the networks (−1: none). Those from OUTPUT on are the same for all members.
+OPTIMIZER, NESTEROV, CENTERED, SLOTS, SCHEDULE, REHEARSED, EARLY, BATCHED, TWIN, SEED = range(10)
+OUTPUT, LOSS, SCALING, SCALED_TARGETS, DROPOUT, MIXING, DETECT, ACTION = range(10, 18)
+CODES = 18
 
 # `constants` of each member: the numbers of the spec, then the class weights if there are any.
 LEARNING_RATE, CLIP_NORM, MOMENTUM, DAMPENING, ALPHA, BETA1, BETA2, EPS, LR_DECAY = range(9)
@@ -212,6 +212,7 @@ def _codes_of(spec: ModelSpec, number: int) -> NDArray[np.int64]:
     codes[NESTEROV], codes[CENTERED] = bool(optimizer.nesterov), bool(optimizer.centered)
     codes[SCHEDULE] = schedule_of(optimizer.schedule).code
     codes[REHEARSED] = 0 if rehearsal is None else rehearsal.rows
+    codes[EARLY] = 1 if rehearsal is None else rehearsal.early
     codes[BATCHED] = rehearsal is not None and rehearsal.batched
     codes[TWIN] = twins_of(spec)[number]
     codes[SEED] = seed_of(spec, number)

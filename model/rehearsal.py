@@ -5,6 +5,7 @@ from model.spec import ModelSpec
 ROWS = 1000
 LARGEST_BYTES = 4 * 2**20
 LEAST_ROWS = 32  # with fewer, nothing is rehearsed
+EARLY_ROWS = 1000  # after a start or a drift, for which more is rehearsed
 
 
 def window_shape(spec: ModelSpec) -> tuple[int, int]:

@@ -59,17 +59,15 @@ class Member:
         self.scheduled += 1
         self.step(self.gradient(*row, position), rate)
         plan = self.optimizer.rehearse
-        lessons = range(1, 1 + plan.rows) if plan and rehearsed else []
-        places = [position + lesson * 2**40 for lesson in lessons]
-        if plan and plan.batched and lessons:
+        times = plan.early if plan and self.scheduled <= 1000 else 1
+        lessons = range(1, 1 + plan.rows * times) if plan and rehearsed else []
+        together = plan.rows if plan and plan.batched else 1
+        for first in lessons[::together]:
             gradients = []
-            for lesson, place in zip(lessons, places, strict=True):
+            for lesson in range(first, first + together):
                 inputs, label, weight = rehearsed(self, lesson)
-                gradients.append(self.gradient(inputs, label, weight / plan.rows, place))
+                gradients.append(self.gradient(inputs, label, weight / together, position + lesson * 2**40))
             self.step(np.sum(gradients, axis=0), rate * plan.rate)
-        else:
-            for lesson, place in zip(lessons, places, strict=True):
-                self.step(self.gradient(*rehearsed(self, lesson), place), rate * plan.rate)
         if self.mean is not None:
             self.averaged += 1
             decay = min(0.99, 1 - 1 / (1 + 0.2 * self.averaged))

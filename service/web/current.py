@@ -45,8 +45,8 @@ def of_flask() -> Current:
     return found
 
 
-def end(*_: object) -> None:
-    """No request is current any more."""
+def end() -> None:
+    """No request is current any more: its answer is out, streams and all."""
     _current.set(None)
 
 

@@ -70,7 +70,6 @@ class Direct:
             return self._failed(environ, start_response, error)
         request_id = telemetry.request_id(handled)
         telemetry.note_log_fields(self._context, handled)
-        current.end()
         telemetry.count(f"/v1/models/<name>/{call}", status, time.perf_counter() - began)
         headers = [
             ("Content-Type", "application/json"),

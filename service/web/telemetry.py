@@ -38,7 +38,6 @@ def install(app: Flask) -> None:
     """Count every request of an application, and give each an id."""
     app.before_request(_begin)
     app.after_request(_count)
-    app.teardown_request(current.end)
     logs.tell_context(log_context)
 
 

@@ -32,6 +32,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
+from service.web import current
 from service.web.bodies import has_bytes
 from service.web.heads import PlainRequest, Requests
 from service.web.sending import Answer
@@ -301,6 +302,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 self.log.access(answer, req, environ, datetime.now() - began)
                 if hasattr(parts, "close"):
                     parts.close()
+                current.end()
         except Exception as error:
             if not answer.headers_sent or _is_of_connection(error):
                 raise

@@ -1,5 +1,6 @@
 """API keys: who may do what with which models, in force at once, and hidden from each other."""
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -155,6 +156,33 @@ def test_every_process_knows_a_new_key_and_its_new_secret_at_once(guarded: tuple
             token = make()
             answers = pool.map(lambda _, token=token: call(server.api, token, "GET", "/v1/models"), range(40))
             assert {answer.status for answer in answers} == {200}
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        ("feedback?results=each", b'{"features": [1, 2], "label": 1}\n'),
+        ("feedback?results=blocks", b'{"features": [1, 2], "label": 1}\n'),
+        ("predict", b"[1, 2]\n"),
+    ],
+)
+def test_an_answer_that_is_streamed_goes_on_with_its_key(
+    guarded: tuple[Server, str], call: str, line: bytes
+) -> None:
+    server, token = guarded
+
+    def lines() -> Iterator[bytes]:
+        for _ in range(4):
+            yield line
+            time.sleep(0.3)
+
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
+    url = f"{server.api.base}/v1/models/fraud-1/{call}"
+    answer = urllib3.request("POST", url, body=lines(), headers=headers, retries=False)
+    told = [json.loads(record) for record in answer.data.splitlines()]
+    assert answer.status == 200
+    assert len(told) >= 4
+    assert not [record for record in told if "detail" in record], told
 
 
 def test_a_revoked_key_teaches_no_more_through_a_stream_that_is_open(guarded: tuple[Server, str]) -> None:

@@ -215,6 +215,8 @@ class Learner:
                 self._send_with_weights(led, [])
         self._read_logs([led for led in self.led.values() if not led.queue])
         seconds = self._turn_seconds()
+        if self.led and all(led.queue and led.is_copied for led in self.led.values()):
+            self._sleep(GATHER)
         for led in list(self.led.values()):
             with self._only(led):
                 if led.queue and not led.is_copied:

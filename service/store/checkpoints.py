@@ -38,7 +38,8 @@ class Checkpoints(ModelPart):
     def save(self, fence: Fence, made: Checkpoint, state: bytes, most: int) -> None:
         """Store a checkpoint, of which the newest `most` are kept. Raises TermLost, StaleWrite, StoreFull."""
         name = self.name
-        parts = [keys.log(name), keys.checkpoints(name), keys.checkpoint_states(name), keys.pieces(name)]
+        parts = [keys.log(name), keys.checkpoints(name), keys.checkpoint_states(name)]
+        parts += [keys.snapshot(name), keys.blobs(name), keys.pieces(name)]
         with Pieces(self.link, name, self.generation).written(state) as stored:
             self.write(scripts.CHECKPOINT, fence, parts, made.id, json.dumps(asdict(made)), stored, most)
 

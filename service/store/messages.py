@@ -188,6 +188,10 @@ class Parts:
         del self._found[name]
         return b"".join(parts)
 
+    def forget(self, name: str) -> None:
+        """Drop what has come of a message about a model."""
+        self._found.pop(name, None)
+
 
 def publish_results_commands(web: bytes, results: list[Result]) -> list[tuple[object, ...]]:
     """The commands that publish results to the web process that waits for them."""

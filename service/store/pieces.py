@@ -5,7 +5,6 @@ Pieces to which nothing refers any more go with a later snapshot, see `lua/inclu
 """
 
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,7 +43,8 @@ class Pieces(ModelPart):
     def _write(self, value: bytes, script: Script) -> bytes:
         if len(value) <= SIZE:
             return value
-        name = f"{time.time_ns() // 1_000_000}-{uuid.uuid4().hex}"
+        seconds, microseconds = self.link.call("TIME")  # by Redis's clock, which also tells what is old
+        name = f"{seconds.decode()}{int(microseconds) // 1000:03d}-{uuid.uuid4().hex}"
         whole, starts = memoryview(value), range(0, len(value), SIZE)
         stored = f"\0pieces:{name}:{len(starts)}".encode()
         try:
@@ -58,12 +58,19 @@ class Pieces(ModelPart):
             raise
         return stored
 
-    def read(self, stored: bytes) -> bytes | None:
-        """The value of which this is stored; None if it has been replaced meanwhile, and its pieces have gone."""
-        if _REFERENCE.fullmatch(stored) is None:
+    def read(self, stored: bytes, at_once: bool = False) -> bytes | None:
+        """The value of which this is stored; None if it has been replaced meanwhile, and its pieces have gone.
+
+        `at_once`: by one command, for who is too slow to read a value before it is replaced.
+        """
+        fields = _fields(stored)
+        if not fields:
             return stored
+        if at_once:
+            pieces = self.link.call("HMGET", keys.pieces(self.name), *fields)
+            return None if None in pieces else b"".join(pieces)
         found = []
-        for field in _fields(stored):
+        for field in fields:
             piece = self.link.call("HGET", keys.pieces(self.name), field)
             if piece is None:
                 return None

@@ -55,13 +55,13 @@ class Snapshots(ModelPart):
 
     def load(self) -> Snapshot | None:
         """The newest snapshot of this generation; None if there is none yet."""
-        for _ in range(TRIES):
+        for number in range(TRIES):
             found, log_id, timeline, stored, token = self.link.call(
                 "HMGET", keys.snapshot(self.name), "generation", "log_id", "timeline", "state", "token"
             )
             if found != self.generation:
                 return None
-            state = Pieces(self.link, self.name).read(stored)
+            state = Pieces(self.link, self.name).read(stored, at_once=number > 0)
             if state is not None:
                 return Snapshot(LogId.parse(log_id), int(timeline), state, token or None)
         raise StoreUnavailable(f"model {self.name}: its snapshot is replaced faster than it can be read")

@@ -66,6 +66,14 @@ def test_of_a_message_with_a_lost_part_nothing_is_read(lost: int) -> None:
     assert [parts.add("m", part) for part in parts_of(b"", second)] == [None, None, second]
 
 
+def test_of_a_model_that_is_gone_no_parts_stay() -> None:
+    first, *rest = parts_of(b"", os.urandom(2 * LONGEST_MESSAGE))
+    parts = Parts()
+    parts.add("m", first)
+    parts.forget("m")
+    assert [parts.add("m", part) for part in rest] == [None]
+
+
 def test_parts_about_several_models_may_come_in_turn() -> None:
     one, other = os.urandom(2 * LONGEST_MESSAGE), os.urandom(2 * LONGEST_MESSAGE)
     parts = Parts()

@@ -1,12 +1,12 @@
 -- Keep a checkpoint. Beyond `most` the oldest that was made by the clock goes, else the oldest.
 -- -> "kept" | "lost": another learner leads | "stale": its state is not of this log
 --   | "incomplete": a piece of the state is missing
-local meta, lease, log, checkpoints, states, pieces = unpack(KEYS)
+local meta, lease, log, checkpoints, states, snapshot, blobs, pieces = unpack(KEYS)
 local generation, term, timeline, log_id, token = unpack(ARGV, 1, 5)  -- log id and token of the last entry in the state
 local id, description, state, most = unpack(ARGV, 6, 9)
 --@include fence
 --@include history
---@include pieces
+--@include drop_pieces
 
 if not leads(meta, lease, generation, term) then return 'lost' end
 if not is_of_this_log(meta, log, timeline, log_id, token) then return 'stale' end
@@ -24,8 +24,11 @@ table.sort(others, function(one, other)
   if one.periodic ~= other.periodic then return one.periodic end
   return is_before(one.id, other.id)
 end)
+local gone = {}
 for index = 1, #others + 1 - tonumber(most) do
+  gone[index] = reference(states, others[index].id)
   redis.call('HDEL', checkpoints, others[index].id)
   redis.call('HDEL', states, others[index].id)
 end
+drop_pieces(pieces, gone, {snapshot, blobs, states})
 return 'kept'

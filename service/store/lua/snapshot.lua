@@ -44,13 +44,16 @@ for _, field in ipairs(redis.call('HKEYS', blobs)) do
 end
 table.sort(passed, function(one, other) return is_before(other.command, one.command) end)
 
-local replaced = redis.call('HSTRLEN', snapshot, 'state') <= 100 and redis.call('HGET', snapshot, 'state') or ''
+local gone = {reference(snapshot, 'state')}
 redis.call('HSET', snapshot, 'generation', generation, 'term', term, 'log_id', log_id, 'step', step,
   'token', token, 'timeline', timeline, 'state', state, 'loss', loss)
 for age, blob in ipairs(passed) do
-  if age > tonumber(kept_blobs) or parse_id(blob.command) < trim then redis.call('HDEL', blobs, blob.field) end
+  if age > tonumber(kept_blobs) or parse_id(blob.command) < trim then
+    gone[#gone + 1] = reference(blobs, blob.field)
+    redis.call('HDEL', blobs, blob.field)
+  end
 end
-drop_pieces(pieces, replaced, {snapshot, blobs, checkpoint_states})
+drop_pieces(pieces, gone, {snapshot, blobs, checkpoint_states})
 
 -- A command's id shows what came before it, but the id of the block after it does not show the command. So a command
 -- goes only together with that block: a reader that is behind then notices the gap.

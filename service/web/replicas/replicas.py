@@ -131,6 +131,7 @@ class Replicas:
         """Serve a model no longer: it was deleted. A newer one of its name, made meanwhile, stays."""
         if self._served.get(name) is served:
             self._served.pop(name, None)
+            self._parts.forget(name)
             self.troubles.pop(name, None)
             self._lost.discard(name)
         if served is not None:
@@ -186,8 +187,9 @@ class Replicas:
                 for result in parse_results(message.payload):
                     self._waiting.deliver(result)
             elif message.kind == "weights":
-                whole = self._parts.add(message.model, message.payload)
-                if whole is not None:
+                if message.model not in self._served:
+                    self._look.set()
+                elif (whole := self._parts.add(message.model, message.payload)) is not None:
                     self._receive_weights(message.model, Publication.from_bytes(whole))
         except Exception as error:  # noqa: BLE001 - one message that cannot be read; a poll makes up for it
             log.error(

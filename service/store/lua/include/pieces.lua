@@ -5,6 +5,11 @@ local function pieces_of(stored)
   return string.match(stored, '^%zpieces:([%w-]+):(%d+)$')
 end
 
+-- What a field of a hash holds, if that is short enough for a reference; else nothing.
+local function reference(hash, field)
+  return redis.call('HSTRLEN', hash, field) <= 100 and redis.call('HGET', hash, field) or ''
+end
+
 -- Whether no piece of a value is missing.
 local function is_complete(pieces, stored)
   local name, count = pieces_of(stored)

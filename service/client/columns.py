@@ -67,12 +67,14 @@ def choose_columns(
 def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row]:
     """What the records teach a model of this spec, in order.
 
-    A value that does not fit goes as it is, for the server to refuse. Raises FileError for a column that is no
+    A file of ids and labels alone is of labels that come later: the server has the features. A value that does not fit
+    goes as it is, for the server to refuse. Raises FileError for a column that is no
     feature of the model, and for a feature that has no column in a CSV file.
     """
     if columns.nested:
         return (Row(source.row, record, record) for record in source)
-    features = feature_converters(source, columns, spec["features"])
+    labels_only = columns.id is not None and not columns.features(source.head(1)[0])
+    features = {} if labels_only else feature_converters(source, columns, spec["features"])
     converters = {"label": _label_converter(spec), "id": as_text, "weight": as_number}
     special = [(member, column, converters[member]) for column, member in columns.special.items()]
     known = features.keys() | columns.special.keys() | columns.dropped
@@ -81,7 +83,11 @@ def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row
             source.row,
             record,
             {
-                "features": [convert(record.get(column)) for column, convert in features.items()],
+                **(
+                    {}
+                    if labels_only
+                    else {"features": [convert(record.get(column)) for column, convert in features.items()]}
+                ),
                 **{member: convert(record.get(column)) for member, column, convert in special},
             },
         )
@@ -114,7 +120,10 @@ def feature_converters(
     converters = {feature["name"]: _converter(feature) for feature in features}
     absent = [name for name in converters if name not in present]
     if absent and source.format == "csv":
-        raise FileError(f"{source.name} has no column for the model's feature {absent[0]!r}")
+        raise FileError(
+            f"{source.name} has no column for the model's feature {absent[0]!r}; if it holds labels for predictions "
+            "that were made with ids, name the column of these with --id"
+        )
     return converters
 
 

@@ -25,7 +25,8 @@ class RefusedError(ClientError):
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         self.status = status
         self.problem = problem
-        super().__init__(f"the server answers {status}: {problem_text(problem)}")
+        hint = " (give the key as FRESHET_KEY or with --key-file)" if status == 401 else ""
+        super().__init__(f"the server answers {status}: {problem_text(problem)}{hint}")
 
 
 class PatienceError(ClientError):

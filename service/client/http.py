@@ -75,13 +75,18 @@ class Client:
             asked = None if response is None else _retry_after(response.headers.get("Retry-After"))
             wait = delay if asked is None else asked
             if time.monotonic() + wait > deadline:
-                raise PatienceError(f"no answer within {self._patience:g} s; the last was: {trouble}")
+                raise PatienceError(self._why_it_ends(asked, trouble))
             self._note(f"waiting for the server: {trouble}")
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY)
         if response.status >= 300:
             raise RefusedError(response.status, _object(response) or {"detail": response.reason})
         return response
+
+    def _why_it_ends(self, asked: float | None, trouble: str) -> str:
+        if asked is None:
+            return f"no answer within {self._patience:g} s (--wait); the last was: {trouble}"
+        return f"{trouble}; the server asks to wait {asked:g} s more, longer than --wait {self._patience:g} allows"
 
     def _once(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]

@@ -65,8 +65,15 @@ def _instances(
         raise FileError(f"{source.name} holds no rows")
     nested = isinstance(head[0].get("features"), list | dict)
     others = set(drop) | ({id_column} if id_column else set())
-    if not isinstance(features, int):
-        others |= head[0].keys() - {feature["name"] for feature in features}
+    if not (nested or isinstance(features, int)):
+        names = {feature["name"] for feature in features}
+        strange, absent = sorted(head[0].keys() - names - others), sorted(names - head[0].keys())
+        if strange and absent:
+            raise FileError(
+                f"the model has no feature {strange[0]!r}, and {source.name} has no {absent[0]!r}; "
+                "leave out with --drop what is no feature"
+            )
+        others |= set(strange)
     converters = (
         {} if nested else feature_converters(source, Columns(label="", dropped=frozenset(others)), features)
     )

@@ -98,7 +98,12 @@ def opened(settings: Settings) -> Iterator[str]:
     except StoreUnavailable as error:
         if settings.redis_url is not None or not (settings.data_dir / "appendonlydir").is_dir():
             where = without_password(redis_url(settings))
-            raise StoreUnavailable(f"no Redis answers at {where}: {error}") from None
+            hint = (
+                ""
+                if settings.redis_url
+                else f"; no server has run with the data folder {settings.data_dir} (--data-dir)"
+            )
+            raise StoreUnavailable(f"no Redis answers at {where}: {error}{hint}") from None
     else:
         yield redis_url(settings)
         return

@@ -98,6 +98,10 @@ def revoke(name: str, **location: Any) -> None:
     with opened(load_settings(**location)) as url:
         link = Link(url, TIMEOUT)
         access.delete(link, _named(link, name).id)
+        if not access.load_all(link):
+            click.echo(
+                "that was the last key: requests need none now, where only this machine is served", err=True
+            )
 
 
 @keys.command()

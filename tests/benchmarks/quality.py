@@ -31,6 +31,8 @@ CHUNK = 100  # rows between two looks at the members' weights
 WITHIN = 1.1  # a loss has recovered within this factor of what it was before the drift
 SMALLEST_PROBABILITY = 1e-15
 
+RECOVERIES = ("committee", "forest", "committee, to the forest's level before")
+
 ONE_NETWORK: dict[str, Any] = {"optimizer": {}}
 COMMITTEE: dict[str, Any] = {"optimizer": "auto"}
 
@@ -54,13 +56,18 @@ class Run:
             levels.append(float(level))
         return levels
 
-    def recovery(self, drift: int | None) -> int | None:
-        """Rows from the drift until the fading loss is back where it was; None: it is not, or there is no drift."""
+    def level_before(self, drift: int) -> float:
+        """The fading loss in the 1,000 rows before a drift."""
+        return fmean(self.fading()[drift - 1000 : drift])
+
+    def recovery(self, drift: int | None, of: "Run | None" = None) -> int | None:
+        """Rows from the drift until the fading loss is back where it was, or where that of another run was.
+
+        None: it is not, or there is no drift.
+        """
         if drift is None or len(self.losses) <= drift:
             return None
-        levels = self.fading()
-        before = fmean(levels[drift - 1000 : drift])
-        after = levels[drift:]
+        before, after = (of or self).level_before(drift), self.fading()[drift:]
         risen = next((row for row, level in enumerate(after) if level > WITHIN * before), 0)
         return next((row for row in range(risen, len(after)) if after[row] <= WITHIN * before), None)
 
@@ -157,10 +164,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     names = ["committee", "one network", *RIVALS]
-    table = Table(title="Log loss; of regressions the mean absolute error", caption="bold: best of its line")
+    table = Table(
+        title="Log loss; of regressions the mean absolute error",
+        caption="bold: best of its line; there after: rows until the committee is where the forest was",
+    )
     for heading in ("stream", "origin", "rows"):
         table.add_column(heading)
-    for heading in (*names, "alarms", "back after", "forest back after"):
+    for heading in (*names, "alarms", "back after", "forest back after", "there after"):
         table.add_column(heading, justify="right")
     results = {}
     for stream_name in arguments.only or STREAMS:
@@ -171,6 +181,7 @@ def main() -> None:
             f"[bold]{runs[n].mean:.3f}[/]" if runs[n].mean == least else f"{runs[n].mean:.3f}" for n in names
         ]
         back = [runs[n].recovery(stream.drift) for n in ("committee", "forest")]
+        back.append(runs["committee"].recovery(stream.drift, runs["forest"]))
         told = ["" if stream.drift is None else ("never" if rows is None else f"{rows:,}") for rows in back]
         rows = len(runs["committee"].losses)
         table.add_row(
@@ -182,7 +193,7 @@ def main() -> None:
             "rows": rows,
             "loss": {name: run.mean for name, run in runs.items()},
             "alarms": runs["committee"].alarms,
-            "recovery": dict(zip(("committee", "forest"), back, strict=True)) if stream.drift else None,
+            "recovery": dict(zip(RECOVERIES, back, strict=True)) if stream.drift else None,
         }
         (arguments.out / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
         path = arguments.out / f"{stream_name.lower().replace(', ', '-').replace(' ', '-')}.svg"

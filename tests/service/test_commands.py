@@ -73,6 +73,9 @@ def test_a_models_life_by_commands(freshet: Freshet, tmp_path: Path) -> None:
     assert set(json.loads(predicted[0])["probabilities"]) == {"0", "1"}
     [one] = succeeded(freshet("predict", "m", stdin='{"b": 1, "a": 2}\n')).splitlines()
     assert "label" in json.loads(one)
+    mistyped = freshet("predict", "m", stdin='{"b": 1, "aa": 2}\n')
+    assert (mistyped.returncode, mistyped.stdout) == (1, "")
+    assert "the model has no feature 'aa', and the input has no 'a'" in mistyped.stderr
 
     job = json.loads(succeeded(freshet("retrain", "m", "--epochs", "2", "--promote", "never", "--json")))
     assert job["state"] == "succeeded"

@@ -265,6 +265,18 @@ def test_a_file_is_brought_into_the_order_and_kinds_of_a_model_that_exists(write
     assert rows == [{"features": [1, "7"], "label": "2"}, {"features": ["3", "8"], "label": "1"}]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["id,label\n7,1\n8,0\n", '{"id": 7, "label": 1}\n{"id": "8", "label": 0}\n'],
+    ids=["csv", "ndjson"],
+)
+@pytest.mark.parametrize("features", [2, [{"name": "a", "kind": "number"}]], ids=["unnamed", "named"])
+def test_labels_that_come_late_need_an_id_and_no_features(write, text, features):
+    spec = {"task": "binary", "classes": [0, 1], "features": features}
+    _, rows = learned(write(text), None, spec=spec, id="id")
+    assert rows == [{"id": "7", "label": 1}, {"id": "8", "label": 0}]
+
+
 def test_a_label_that_is_no_class_goes_as_it_is_for_the_server_to_refuse(write):
     spec = {"task": "binary", "classes": ["no", "yes"], "features": 1}
     _, rows = learned(write("a,label\n1,maybe\n"), None, spec=spec)

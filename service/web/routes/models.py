@@ -250,6 +250,12 @@ def _late_labels(context: Web, served: ServedModel) -> dict[str, Any] | None:
         return None
 
 
+class SpecAndSchedule(ModelSpec):
+    """What a PUT takes, as errors tell it: a spec, and a schedule beside it."""
+
+    retrain: Schedule | None = None
+
+
 def _spec_and_schedule(raw: bytes, context: Web) -> tuple[ModelSpec, Schedule | None]:
     """A model's spec, and the schedule of its retraining that may be in it as `retrain`."""
     try:
@@ -273,7 +279,7 @@ def _spec(raw: bytes, context: Web) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate_json(raw)
     except ValidationError as error:
-        raise problem(error, ModelSpec) from None
+        raise problem(error, SpecAndSchedule) from None
     limit = context.settings.max_parameters
     if spec.parameter_count > limit:
         detail = f"{spec.parameter_count} parameters; at most {limit} are allowed (FRESHET_MAX_PARAMETERS)"

@@ -3,8 +3,9 @@
 import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -237,6 +238,55 @@ def test_while_redis_is_away_predictions_are_stale_and_feedback_is_refused_in_ti
     server.wait_step(name, 2)
     assert server.step(name) == 2
     wait_until(lambda: not api("POST", path, {"instances": [[1, 2]]}).body["stale"], 5)
+
+
+LINES = 9000
+
+
+def streamed(server: Server, name: str, trouble: Callable[[], None]) -> Answer:
+    """The answer to a stream of LINES lines, in the middle of which something happens to Redis."""
+    line = json.dumps(observation()).encode() + b"\n"
+
+    def body() -> Iterator[bytes]:
+        for number in range(LINES // 300):
+            if number == LINES // 600:
+                trouble()
+            yield 300 * line
+
+    headers = STREAM | {"Idempotency-Key": "stream"}
+    return Answer(server.api.raw("POST", f"/v1/models/{name}/feedback", body(), headers))
+
+
+def test_a_stream_waits_for_a_redis_that_stands_still(folder: Path) -> None:
+    with running(folder, web_workers=1) as server:
+        name = server.create(SPEC)
+        pid = server.pids("redis")[0]
+
+        def stand_still() -> None:
+            server.wait_step(name, 1)
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(3, os.kill, (pid, signal.SIGCONT)).start()
+
+        answer = streamed(server, name, stand_still)
+        assert answer.status in (200, 202), answer
+        assert answer.body["applied"] + answer.body["pending"] == LINES
+        server.wait_step(name, LINES)
+        assert streamed(server, name, lambda: None).body["position"] == LINES  # all is kept with its key
+        assert server.step(name) == LINES
+
+
+def test_a_stream_beside_a_killed_redis_is_learned_once(folder: Path) -> None:
+    """It goes on with a Redis that is back at once, or ends, and is sent again with its token."""
+    with running(folder, web_workers=1) as server:
+        name = server.create(SPEC)
+
+        def die() -> None:
+            server.wait_step(name, 1)
+            server.kill_part("redis")
+
+        assert streamed(server, name, die).status in (200, 202, 503)
+        wait_until(lambda: streamed(server, name, lambda: None).status == 200, 30, server.log)
+        assert server.step(name) == LINES
 
 
 @pytest.mark.slow

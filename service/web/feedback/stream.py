@@ -14,8 +14,17 @@ from http import HTTPStatus
 from operator import itemgetter
 from typing import Any
 
-from service.errors import Conflict, Invalid, Problem, StoreError, TooManyRequests
+from service.errors import (
+    Conflict,
+    Invalid,
+    Problem,
+    StoreError,
+    StoreUnavailable,
+    TooManyRequests,
+    Unavailable,
+)
 from service.store.kept import Kept, StreamRecord
+from service.store.memory import run_id
 from service.web import loop, problems
 from service.web.context import Web
 from service.web.feedback.counting import count_rows
@@ -30,6 +39,8 @@ from service.web.waiting import Waiter
 
 ERRORS_TOLD = 100
 LONGEST_NAP = 0.5  # seconds that a stream over its key's rate sleeps at a time
+PAUSE = 0.1  # seconds between two looks for it
+PATIENCE = 10  # times the timeout of Redis that a stream waits for one that does not answer
 
 
 def upload_stream(
@@ -80,6 +91,7 @@ class StreamUpload:
         self._progress = StreamRecord()
         self._position, self._timeline = 0, 0  # of the newest block
         self._errors: list[dict[str, Any]] = []
+        self._redis = ""  # the run of Redis that has all that was appended
         self._is_unknown = False  # the newest block was sent and not answered: it may be appended yet
         self.results = StreamResults(context, served, options)
         self._bad: tuple[int, str] | None = None  # the line that stops the stream, and why
@@ -207,17 +219,37 @@ class StreamUpload:
     def _append_when_there_is_room(
         self, draft: Draft, request: Request, columns: int | None
     ) -> Outcome | Kept:
-        """Append; where the learner is far behind, wait as long as it gets on."""
+        """Append; where the learner is far behind, wait as long as it gets on, and for a while for Redis."""
+        began = time.monotonic()
         while True:
             step = self._served.version.step
             try:
+                self._redis = self._redis or run_id(self._context.link)
                 return self._context.feedback.append(self._served, draft, request, columns)
+            except StoreError as error:
+                problems.refuse(error, self._served, "nothing was appended")
+            except Unavailable as error:
+                away = isinstance(error.__cause__, StoreUnavailable)
+                if not (
+                    away
+                    and self._redis
+                    and self._is_back(began + PATIENCE * self._context.settings.redis_timeout)
+                ):
+                    raise
             except TooManyRequests as error:
                 lag: int = error.extra["lag"]
                 enough = max(lag - self._context.settings.max_lag + 1, min(lag, len(draft.block)))
                 timeout = self._context.settings.apply_timeout
                 if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
+
+    def _is_back(self, until: float) -> bool:
+        """Wait for Redis; whether it is back in time, and the one that it was: another may not have all blocks."""
+        while time.monotonic() < until:
+            time.sleep(PAUSE)
+            with suppress(StoreError):
+                return run_id(self._context.link) == self._redis
+        return False
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], StreamRecord]:
         """What is kept with the key once the lines up to `last` are appended."""

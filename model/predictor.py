@@ -28,6 +28,8 @@ FEW_ROWS, FEW_WEIGHTS = 64, 400_000
 """Rows, and rows times weights, up to which the compiled way is faster than NumPy's; a single row always is."""
 CELLS_AT_ONCE = 2**22
 """Rows are predicted in slices of so many numbers, so that memory does not grow with their count."""
+MIXED = 8
+"""Numbers that mixing takes for each output of each network: some copies of double precision."""
 
 
 @lru_cache(maxsize=256)
@@ -67,7 +69,8 @@ class Predictor:
         self._inputs = Inputs(spec, scaler_of(spec.scaling, arrays["scaling.inputs"]))
         self._width = spec.width
         self._few_rows = max(min(FEW_WEIGHTS // (spec.step_size * spec.networks), FEW_ROWS), 1)
-        self._rows_at_once = max(CELLS_AT_ONCE // spec.cells, 1)
+        mixed = MIXED * spec.networks * spec.outputs if self._mixture is not None else 0
+        self._rows_at_once = max(CELLS_AT_ONCE // (spec.cells + mixed), 1)
         self._output = OUTPUTS[spec.output].value
         self._bound = (
             *_program_for(spec),

@@ -67,14 +67,15 @@ def choose_columns(
 def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row]:
     """What the records teach a model of this spec, in order.
 
-    A file of ids and labels alone is of labels that come later: the server has the features. A value that does not fit
+    A row of an id and a label alone is a label that comes later: the server has the features. A value that does not fit
     goes as it is, for the server to refuse. Raises FileError for a column that is no
     feature of the model, and for a feature that has no column in a CSV file.
     """
     if columns.nested:
         return (Row(source.row, record, record) for record in source)
-    labels_only = columns.id is not None and not columns.features(source.head(1)[0])
-    features = {} if labels_only else feature_converters(source, columns, spec["features"])
+    late = columns.id is not None and not columns.features(source.head(1)[0])
+    fixed = source.format == "csv" or isinstance(spec["features"], int)
+    features = {} if late and fixed else feature_converters(source, columns, spec["features"])
     converters = {"label": _label_converter(spec), "id": as_text, "weight": as_number}
     special = [(member, column, converters[member]) for column, member in columns.special.items()]
     known = features.keys() | columns.special.keys() | columns.dropped
@@ -83,16 +84,22 @@ def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row
             source.row,
             record,
             {
-                **(
-                    {}
-                    if labels_only
-                    else {"features": [convert(record.get(column)) for column, convert in features.items()]}
+                **_features_of(
+                    record, features, is_late=columns.id is not None and not record.keys() & features.keys()
                 ),
                 **{member: convert(record.get(column)) for member, column, convert in special},
             },
         )
         for record in _only_known(source, known)
     )
+
+
+def _features_of(
+    record: Record, converters: dict[str, Callable[[object], object]], is_late: bool
+) -> dict[str, Any]:
+    if is_late:
+        return {}
+    return {"features": [convert(record.get(column)) for column, convert in converters.items()]}
 
 
 def _only_known(source: Source, known: set[str]) -> Iterator[Record]:

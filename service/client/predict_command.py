@@ -65,6 +65,7 @@ def _instances(
         raise FileError(f"{source.name} holds no rows")
     nested = isinstance(head[0].get("features"), list | dict)
     others = set(drop) | ({id_column} if id_column else set())
+    known: set[str] | None = None  # columns
     if not (nested or isinstance(features, int)):
         names = {feature["name"] for feature in features}
         strange, absent = sorted(head[0].keys() - names - others), sorted(names - head[0].keys())
@@ -74,6 +75,7 @@ def _instances(
                 "leave out with --drop what is no feature"
             )
         others |= set(strange)
+        known = names | others
     converters = (
         {} if nested else feature_converters(source, Columns(label="", dropped=frozenset(others)), features)
     )
@@ -81,6 +83,11 @@ def _instances(
         row_id = as_text(record.get(id_column)) if id_column else None
         if id_column and row_id is None:
             raise FileError(f"row {source.row:,} has no {id_column!r}")
+        if known is not None and not record.keys() <= known:
+            strange = sorted(record.keys() - known)
+            raise FileError(
+                f"row {source.row:,}: the model has no feature {strange[0]!r}; leave it out with --drop"
+            )
         if nested:
             yield record.get("features"), row_id
         else:

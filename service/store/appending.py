@@ -73,6 +73,7 @@ class Appended:
     awaiting: dict[int, bytes] = field(default_factory=dict)  # row that does not join -> its prediction
     lag: int = 0  # observations that are not applied: too many,
     lag_bytes: int = 0  # or too many bytes, if this is not 0
+    lost: bool = False  # Redis came back without what was appended before with the key
     older: bool = False  # the log ends before what the caller has seen: Redis came back older
 
     @classmethod
@@ -94,6 +95,8 @@ class Appended:
                 return cls(awaiting=dict(zip(values[::2], values[1::2], strict=True)))
             case b"lag":
                 return cls(lag=int(values[0]), lag_bytes=int(values[1]) if len(values) > 1 else 0)
+            case b"lost":
+                return cls(lost=True)
             case b"older":
                 return cls(older=True)
         raise WrongGeneration(f"model {name} was deleted")

@@ -275,6 +275,27 @@ def test_a_stream_waits_for_a_redis_that_stands_still(folder: Path) -> None:
         assert server.step(name) == LINES
 
 
+def test_a_stream_that_begins_while_redis_stands_still_waits_too(folder: Path) -> None:
+    with running(folder, web_workers=1, redis_timeout=1) as server:
+        name = server.create(SPEC)
+        server.api("POST", f"/v1/models/{name}/predict", {"instances": [[1, 2]], "ids": ["late"]})
+        path = f"/v1/models/{name}/feedback"
+        for position, (line, key) in enumerate(
+            [
+                (observation(), {}),
+                (observation(), {"Idempotency-Key": "k"}),
+                ({"id": "late", "label": 1}, {}),
+            ],
+            1,
+        ):
+            pid = server.pids("redis")[0]
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(2.5, os.kill, (pid, signal.SIGCONT)).start()
+            answer = server.api("POST", path, json.dumps(line).encode() + b"\n", STREAM | key)
+            assert answer.status in (200, 202), answer
+            assert answer.body["position"] == position
+
+
 def test_a_stream_beside_a_killed_redis_is_learned_once(folder: Path) -> None:
     """It goes on with a Redis that is back at once, or ends, and is sent again with its token."""
     with running(folder, web_workers=1) as server:

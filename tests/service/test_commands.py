@@ -76,6 +76,9 @@ def test_a_models_life_by_commands(freshet: Freshet, tmp_path: Path) -> None:
     mistyped = freshet("predict", "m", stdin='{"b": 1, "aa": 2}\n')
     assert (mistyped.returncode, mistyped.stdout) == (1, "")
     assert "the model has no feature 'aa', and the input has no 'a'" in mistyped.stderr
+    mistyped = freshet("predict", "m", stdin='{"b": 1, "a": 2}\n{"b": 1, "aa": 2}\n')
+    assert mistyped.returncode == 1
+    assert "row 2: the model has no feature 'aa'" in mistyped.stderr
 
     job = json.loads(succeeded(freshet("retrain", "m", "--epochs", "2", "--promote", "never", "--json")))
     assert job["state"] == "succeeded"

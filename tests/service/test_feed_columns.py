@@ -277,6 +277,14 @@ def test_labels_that_come_late_need_an_id_and_no_features(write, text, features)
     assert rows == [{"id": "7", "label": 1}, {"id": "8", "label": 0}]
 
 
+def test_late_labels_and_whole_rows_may_be_mixed(write):
+    spec = {"task": "binary", "classes": [0, 1], "features": [{"name": "a", "kind": "number"}]}
+    late, whole = {"id": "7", "label": 1}, {"id": "8", "label": 0, "a": 2}
+    for lines in ([late, whole], [whole, late]):
+        _, rows = learned(write("\n".join(map(json.dumps, lines))), None, spec=spec, id="id")
+        assert sorted(rows, key=lambda row: row["id"]) == [late, {"id": "8", "label": 0, "features": [2]}]
+
+
 def test_a_label_that_is_no_class_goes_as_it_is_for_the_server_to_refuse(write):
     spec = {"task": "binary", "classes": ["no", "yes"], "features": 1}
     _, rows = learned(write("a,label\n1,maybe\n"), None, spec=spec)

@@ -51,6 +51,18 @@ def test_a_key_appends_once(stored: Stored) -> None:
     assert positions(stored) == [2, 4]
 
 
+def test_nothing_is_appended_after_blocks_that_redis_has_lost(stored: Stored) -> None:
+    assert sent(stored, Append(b"1", block(2), b"key", record=b"one")).position == 2
+    lost = Kept(7, b"two")  # what the caller was told of a Redis that then came back older
+    assert sent(stored, Append(b"3", block(2), b"another", record=b"three", known=lost)).lost
+    assert sent(stored, Append(b"4", block(2), b"key", record=b"four", known=Kept(2, b"one"))).position == 4
+    assert sent(stored, Append(b"5", block(8), b"other", record=b"five")).position == 12
+    assert sent(stored, Append(b"6", block(2), b"another", record=b"six", known=lost)).lost, (
+        "others have appended"
+    )
+    assert positions(stored) == [2, 4, 12]
+
+
 def test_an_observation_id_is_appended_once(stored: Stored) -> None:
     assert sent(stored, Append(b"1", block(3, ["a", None, "b"]), b"1")).position == 3
     assert sent(stored, Append(b"2", block(2, ["c", "b"]), b"2")).duplicates == {1: 3}

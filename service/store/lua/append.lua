@@ -2,6 +2,7 @@
 -- -> {"appended", position, timeline} | {"seen", what is kept with the key, answer or ""}
 --   | {"duplicates", row, position, row, position, ...} | {"unknown", row, ...}: no prediction awaits these labels
 --   | {"awaiting", row, prediction, ...}: these rows do not join, but a prediction awaits their label
+--   | {"lost"}: what the caller knows to be kept with the key is gone, with the blocks before: Redis came back older
 --   | {"lag", unapplied observations, their bytes if those are too many} | {"gone"} | {"older"}: the log ends before what the caller has seen
 local meta, log, lease, awaiting, times, counts = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FIRST_SEEN, FIRST_ANSWERS = 3, 11  -- indices of KEYS
@@ -32,6 +33,11 @@ if known and known ~= known_record then
   local answer = appended and
     (redis.call('HGET', KEYS[FIRST_ANSWERS], key) or redis.call('HGET', KEYS[FIRST_ANSWERS + 1], key))
   return {'seen', known, answer or ''}
+end
+local known_position = tonumber(string.match(known_record, '^%d+'))
+if known_position and not known
+    and (before < known_position or before - known_position < segment_rows * (SEEN - 1)) then
+  return {'lost'}
 end
 if has_ids then
   local duplicates = {'duplicates'}

@@ -6,13 +6,15 @@ the first try, and several tries at once share the work: no line is appended twi
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from service.errors import (
     Conflict,
@@ -37,6 +39,7 @@ from service.web.idempotency import Request, another_body, new_key
 from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter
 
+Result = TypeVar("Result")
 ERRORS_TOLD = 100
 LONGEST_NAP = 0.5  # seconds that a stream over its key's rate sleeps at a time
 PAUSE = 0.1  # seconds between two looks for it
@@ -102,18 +105,21 @@ class StreamUpload:
         """Find out how far earlier tries have come. Raises Invalid, Unavailable."""
         if self._options.key is None:
             return
-        try:
-            kept = self._served.store.kept.find(self._key.encode())
-        except StoreError as error:
-            problems.refuse(error, self._served, "nothing was appended")
+        kept = self._patiently(self._find)
         if kept is not None:
             self._follow(kept)
+
+    def _find(self) -> Kept | None:
+        try:
+            return self._served.store.kept.find(self._key.encode())
+        except StoreError as error:
+            problems.refuse(error, self._served, "nothing was appended")
 
     def add(self, part: Part) -> None:
         """Append some lines."""
         part = self._skip(part)
         while len(part):
-            reading = part.read(self._context.feedback, self._served)
+            reading = self._patiently(partial(part.read, self._context.feedback, self._served))
             if reading.refused and self._options.stop_on_error:
                 self._bad = reading.refused[0]
                 part = part.slice(0, self._bad[0] - part.number)
@@ -219,23 +225,13 @@ class StreamUpload:
     def _append_when_there_is_room(
         self, draft: Draft, request: Request, columns: int | None
     ) -> Outcome | Kept:
-        """Append; where the learner is far behind, wait as long as it gets on, and for a while for Redis."""
-        began = time.monotonic()
+        """Append; where the learner is far behind, wait as long as it gets on."""
         while True:
             step = self._served.version.step
             try:
-                self._redis = self._redis or run_id(self._context.link)
-                return self._context.feedback.append(self._served, draft, request, columns)
-            except StoreError as error:
-                problems.refuse(error, self._served, "nothing was appended")
-            except Unavailable as error:
-                away = isinstance(error.__cause__, StoreUnavailable)
-                if not (
-                    away
-                    and self._redis
-                    and self._is_back(began + PATIENCE * self._context.settings.redis_timeout)
-                ):
-                    raise
+                return self._patiently(
+                    lambda: self._context.feedback.append(self._served, draft, request, columns)
+                )
             except TooManyRequests as error:
                 lag: int = error.extra["lag"]
                 enough = max(lag - self._context.settings.max_lag + 1, min(lag, len(draft.block)))
@@ -243,12 +239,31 @@ class StreamUpload:
                 if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
 
+    def _patiently(self, work: Callable[[], Result]) -> Result:
+        """Do something with Redis; while that stands still, wait for it and do it again."""
+        until = math.inf
+        while True:
+            try:
+                self._redis = self._redis or self._run_id()
+                return work()
+            except Unavailable as error:
+                until = min(until, time.monotonic() + PATIENCE * self._context.settings.redis_timeout)
+                if not (isinstance(error.__cause__, StoreUnavailable) and self._is_back(until)):
+                    raise
+
+    def _run_id(self) -> str:
+        try:
+            return run_id(self._context.link)
+        except StoreError as error:
+            problems.refuse(error, self._served, "nothing was appended")
+
     def _is_back(self, until: float) -> bool:
         """Wait for Redis; whether it is back in time, and the one that it was: another may not have all blocks."""
         while time.monotonic() < until:
             time.sleep(PAUSE)
             with suppress(StoreError):
-                return run_id(self._context.link) == self._redis
+                found = run_id(self._context.link)
+                return found == (self._redis or found)
         return False
 
     def _after(self, reading: Reading, last: int, digest: str) -> Callable[[int, int], StreamRecord]:

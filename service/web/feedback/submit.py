@@ -275,6 +275,8 @@ class Feedback:
                 "learner has started a new timeline",
                 retry_after=1,
             )
+        if appended.lost:
+            raise Unavailable("Redis came back without all that this stream has appended", retry_after=1)
         if appended.lag:
             most = f"at most {self._limits.max_lag} may be (FRESHET_MAX_LAG)"
             if appended.lag_bytes:

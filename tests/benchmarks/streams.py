@@ -1,6 +1,6 @@
 """Streams that models are compared on: real ones that come with River, and ones that River draws.
 
-Those held out had no part in any choice of a default.
+Those held out had no part in any choice of a default but that of `early`, which was made by the mean over all.
 """
 
 from collections.abc import Callable, Iterable

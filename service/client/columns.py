@@ -67,9 +67,9 @@ def choose_columns(
 def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row]:
     """What the records teach a model of this spec, in order.
 
-    A row of an id and a label alone is a label that comes later: the server has the features. A value that does not fit
-    goes as it is, for the server to refuse. Raises FileError for a column that is no
-    feature of the model, and for a feature that has no column in a CSV file.
+    A row of an id and a label alone is a label that comes later: the server has the features. A value that does not
+    fit goes as it is, for the server to refuse. Raises FileError for a column that is no feature of the model, and for
+    a feature that has no column in a CSV file.
     """
     if columns.nested:
         return (Row(source.row, record, record) for record in source)
@@ -84,9 +84,7 @@ def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row
             source.row,
             record,
             {
-                **_features_of(
-                    record, features, is_late=columns.id is not None and not record.keys() & features.keys()
-                ),
+                **_features_of(record, features, may_be_late=columns.id is not None),
                 **{member: convert(record.get(column)) for member, column, convert in special},
             },
         )
@@ -95,9 +93,10 @@ def rows(source: Source, columns: Columns, spec: dict[str, Any]) -> Iterator[Row
 
 
 def _features_of(
-    record: Record, converters: dict[str, Callable[[object], object]], is_late: bool
+    record: Record, converters: dict[str, Callable[[object], object]], may_be_late: bool
 ) -> dict[str, Any]:
-    if is_late:
+    """The member `features` of an observation; nothing for a label that comes later."""
+    if may_be_late and not record.keys() & converters.keys():
         return {}
     return {"features": [convert(record.get(column)) for column, convert in converters.items()]}
 

@@ -39,11 +39,11 @@ from service.web.idempotency import Request, another_body, new_key
 from service.web.replicas.replica import ServedModel
 from service.web.waiting import Waiter
 
-Result = TypeVar("Result")
+Done = TypeVar("Done")
 ERRORS_TOLD = 100
 LONGEST_NAP = 0.5  # seconds that a stream over its key's rate sleeps at a time
-PAUSE = 0.1  # seconds between two looks for it
 PATIENCE = 10  # times the timeout of Redis that a stream waits for one that does not answer
+PAUSE = 0.1  # seconds between two looks for it
 
 
 def upload_stream(
@@ -239,7 +239,7 @@ class StreamUpload:
                 if not self._served.wait_for(step + enough, timeout) and self._served.version.step == step:
                     raise
 
-    def _patiently(self, work: Callable[[], Result]) -> Result:
+    def _patiently(self, work: Callable[[], Done]) -> Done:
         """Do something with Redis; while that stands still, wait for it and do it again."""
         until = math.inf
         while True:
